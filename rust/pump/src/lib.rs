@@ -1,0 +1,1 @@
+//! Drains and feeds a libpq connection that somebody else opened: the only unsafe code of pgflo.
