@@ -9,7 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
 
-.PHONY: help install lock build fmt lint typecheck clean
+.PHONY: help install build lock fmt lint typecheck demo test test-long test-rust test-unit test-property \
+	test-integration chaos fuzz bench bench-gate bench-e2e clean
+
+# Seconds of generated histories per property test, rounds per chaos scenario: `make test` takes a
+# seeded subset, `make test-long` the full counts.
+PYTEST := $(BIN)/python -m pytest
+LONG := PGFLO_LONG=1
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -38,13 +44,48 @@ fmt: install ## format Python and Rust
 	$(BIN)/ruff check --fix python tests benches
 	cargo fmt
 
-lint: install ## ruff, mypy, stubtest, rustfmt, clippy
-	$(BIN)/ruff format --check python tests benches
-	$(BIN)/ruff check python tests benches
+lint: install ## ruff, rustfmt, mypy, stubtest, clippy
+	$(BIN)/ruff format --check --quiet python tests benches
+	$(BIN)/ruff check --quiet python tests benches
+	cargo fmt --check
+	$(MAKE) --no-print-directory typecheck
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+
+typecheck: install ## mypy --strict, and the stub of the Rust core against the core itself
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest pgflo._core
-	cargo fmt --check
-	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+
+demo: install ## two PostgreSQL servers, a broker and a load: copy, stream, and prove both sides equal
+	$(BIN)/pgflo demo
+
+test: lint test-rust test-unit bench-gate test-property test-integration chaos ## everything, in the order of its cost (under 20 minutes)
+	@echo "all tests passed"
+
+test-long: lint test-rust ## the full counts: every kill ten times, long property runs, fuzzing
+	$(LONG) $(PYTEST) tests/unit tests/property tests/integration benches/python
+	$(LONG) $(PYTEST) tests/chaos
+	$(MAKE) --no-print-directory bench-gate fuzz
+
+test-rust: install ## the core under plain cargo test
+	cargo test --quiet --locked --workspace --exclude pgflo-py
+
+test-unit: install ## what needs no server
+	$(PYTEST) -q tests/unit benches/python
+
+test-property: install ## generated input: the Rust core against the slow Python oracle
+	$(PYTEST) -q tests/property
+
+test-integration: install ## real PostgreSQL, real NATS
+	$(PYTEST) -q -n 2 --dist loadgroup tests/integration
+
+chaos: install ## kill -9, lost answers and a broker that forgets, under load
+	$(PYTEST) -q -n 2 tests/chaos
+
+bench: install ## Rust decoder against the Python oracle (pytest-benchmark)
+	$(PYTEST) benches/python --benchmark-verbose
+
+bench-e2e: install ## copy and backlog against native replication, in one run
+	$(BIN)/python -m benches.e2e
 
 clean: ## remove what was built
 	rm -rf $(VENV) .tools target rust/fuzz/target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
