@@ -1,0 +1,144 @@
+"""The settings of every process, as frozen models: the only form in which settings travel.
+
+Upstream: `pgflo.cli` fills them from flags, environment, configuration file and defaults.
+Downstream: replicator, workers and sinks take them as arguments and hand them to their children.
+Invariant: a model that exists is valid on its own; connection strings are secrets, printed as stars.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotations at run time
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+GROUP_PATTERN = r"[a-z0-9_]{1,40}"
+"""Group names end up in names of slots (63 bytes at most), streams and key-value buckets."""
+
+SINK_PATTERN = r"[a-z0-9_-]{1,40}"
+"""Sink names end up in names of durable consumers."""
+
+CORES = os.cpu_count() or 1
+
+DEFAULT_STREAM_MAX_BYTES = 10 * GIB
+"""Ceiling of the change stream's store. JetStream reserves it, so streams start smaller and grow."""
+
+DEFAULT_RETAIN_S = 600.0
+"""How long applied envelopes stay: a destination that fails over to an older copy can catch up."""
+
+DEFAULT_RANGE_BYTES = 64 * MIB
+"""Heap bytes of one range: one destination transaction, and what a crash makes us copy again."""
+
+DEFAULT_SNAPSHOT_LINGER_S = 600.0
+"""How long the snapshot outlives a dead replicator: a restart then goes on with the same ranges."""
+
+DEFAULT_BROKER_SYNC_HORIZON_S = 150.0
+"""JetStream syncs its files every 120 s: what it has held for longer survives a loss of power."""
+
+DEFAULT_EPOCH_BYTES = 16 * MIB
+"""Changes applied in one destination transaction when the worker is behind."""
+
+GroupName = Annotated[str, StringConstraints(pattern=rf"^{GROUP_PATTERN}$")]
+SinkName = Annotated[str, StringConstraints(pattern=rf"^{SINK_PATTERN}$")]
+
+LSN_OR_NOW = re.compile(r"now|[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
+
+Until = Annotated[str, StringConstraints(pattern=rf"^({LSN_OR_NOW.pattern})$")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NatsSettings(Settings):
+    """How to reach the broker, and how much of it a group may use."""
+
+    url: str | None = None
+    """`nats://host:port`, several separated by commas. None: the command line finds one."""
+    creds: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    stream_max_bytes: int = Field(default=DEFAULT_STREAM_MAX_BYTES, ge=MIB)
+    stream_replicas: int = Field(default=1, ge=1, le=5)
+    retain_s: float = Field(default=DEFAULT_RETAIN_S, ge=0)
+
+
+class RetrySettings(Settings):
+    """How often and how long to wait before trying again what time can heal."""
+
+    max_attempts: int = Field(default=0, ge=0)
+    """0: for ever while streaming."""
+    initial_wait_s: float = Field(default=1.0, gt=0)
+    max_wait_s: float = Field(default=30.0, gt=0)
+
+
+class SourceSettings(Settings):
+    """The database that is read, and which of its tables."""
+
+    conninfo: SecretStr
+    """For libpq; what it leaves out comes from PGPASSWORD, .pgpass and the like."""
+    schema_name: str = "public"
+    """Schema of the table patterns that name none."""
+    tables: tuple[str, ...] = ()
+    """Patterns as typed; none: every table of `schema_name`."""
+    exclude_tables: tuple[str, ...] = ()
+    insert_only_tables: tuple[str, ...] = ()
+    """Tables without a usable identity: inserts and truncates only."""
+
+
+class CopySettings(Settings):
+    """How the initial copy divides its work."""
+
+    max_workers_per_table: int = Field(default=4, ge=1, le=256)
+    max_workers: int = Field(default=2 * CORES, ge=1, le=256)
+    range_bytes: int = Field(default=DEFAULT_RANGE_BYTES, ge=8 * KIB)
+    snapshot_linger_s: float = Field(default=DEFAULT_SNAPSHOT_LINGER_S, ge=0)
+
+
+class ReplicateSettings(Settings):
+    """All that a replicator needs to know."""
+
+    group: GroupName
+    mode: Literal["stream", "copy", "copy-and-stream"] = "stream"
+    source: SourceSettings
+    nats: NatsSettings = NatsSettings()
+    copying: CopySettings = CopySettings()
+    retry: RetrySettings = RetrySettings()
+    confirm_after: Literal["auto", "sink", "broker"] = "auto"
+    broker_sync_horizon_s: float = Field(default=DEFAULT_BROKER_SYNC_HORIZON_S, ge=0)
+    until: Until | None = None
+    """"now", or an LSN as PostgreSQL prints it: end when everything up to there is published."""
+    once: bool = False
+    """End when what was there at the start is published."""
+    restart: bool = False
+    """Forget the group as it is and begin anew. The command line has asked already."""
+    state_dir: Path
+
+
+class WorkerSettings(Settings):
+    """All that a worker needs to know."""
+
+    group: GroupName
+    sink: SinkName = "postgres"
+    """Name under which the sink is registered with the group."""
+    kind: Literal["postgres"] = "postgres"
+    target: SecretStr
+    """Connection string of the destination, for libpq."""
+    nats: NatsSettings = NatsSettings()
+    retry: RetrySettings = RetrySettings()
+    epoch_bytes: int = Field(default=DEFAULT_EPOCH_BYTES, ge=64 * KIB)
+    batch_rows: int | None = Field(default=None, ge=1)
+    copy_writers: int = Field(default=CORES, ge=1, le=256)
+    target_not_empty: Literal["error", "truncate", "append"] = "error"
+    once: bool = False
+    until: Until | None = None
+    state_dir: Path
