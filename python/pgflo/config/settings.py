@@ -2,7 +2,7 @@
 
 Upstream: `pgflo.cli` fills them from flags, environment, configuration file and defaults.
 Downstream: replicator, workers and sinks take them as arguments and hand them to their children.
-Invariant: a model that exists is valid on its own; connection strings are secrets, printed as stars.
+Invariant: a model that exists is valid on its own; connection strings are secrets and print as **.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SINK_PATTERN = r"[a-z0-9_-]{1,40}"
 CORES = os.cpu_count() or 1
 
 DEFAULT_STREAM_MAX_BYTES = 10 * GIB
-"""Ceiling of the change stream's store. JetStream reserves it, so streams start smaller and grow."""
+"""Ceiling of the change stream's store. JetStream reserves it, so streams start small and grow."""
 
 DEFAULT_RETAIN_S = 600.0
 """How long applied envelopes stay: a destination that fails over to an older copy can catch up."""

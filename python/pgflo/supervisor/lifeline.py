@@ -1,0 +1,52 @@
+"""A process that ends when its parent does, however the parent ended.
+
+Upstream: the first line of every child process. Downstream: the operating system.
+Invariant: a child outlives its parent by milliseconds at most. It exits without clean-up, which is
+allowed: whatever a process leaves half done, the next start finds and finishes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import connection
+
+PARENT_DIED = 1
+"""Exit code of a child whose parent went away; nobody is left to read it."""
+
+LIFELINE_FD = "PGFLO_LIFELINE_FD"
+"""Environment variable with a pipe's descriptor; the supervisor holds the other end."""
+
+
+def die_with_parent() -> None:
+    """Exit when the process that started this one by multiprocessing ends; ignore Ctrl-C.
+
+    A terminal sends SIGINT to the whole process group; only the parent decides what it means.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        message = "die_with_parent() belongs into a process that multiprocessing started"
+        raise RuntimeError(message)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(
+        target=_exit_when_ready, args=(parent.sentinel,), name="lifeline", daemon=True
+    ).start()
+
+
+def follow_supervisor() -> None:
+    """Exit when the supervisor that started this program is gone; without one do nothing."""
+    number = os.environ.pop(LIFELINE_FD, None)
+    if number is None:
+        return
+    descriptor = int(number)
+    os.set_inheritable(descriptor, False)
+    threading.Thread(
+        target=_exit_when_ready, args=(descriptor,), name="lifeline", daemon=True
+    ).start()
+
+
+def _exit_when_ready(descriptor: int) -> None:
+    connection.wait([descriptor])
+    os._exit(PARENT_DIED)
