@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 LONG := PGFLO_LONG=1
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 install: $(VENV)/.built ## set up .venv with pgflo in it (again and again, at no cost)
 

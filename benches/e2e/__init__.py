@@ -1,0 +1,1 @@
+"""pgflo against native logical replication: same machine, same servers, same data, one run."""

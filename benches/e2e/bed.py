@@ -1,0 +1,123 @@
+"""The test bed of a run: one source server, one target server, default durability, throw-away.
+
+Upstream: the machine's PostgreSQL. Downstream: the measurements in `copy.py`, `backlog.py` and
+`latency.py`. Invariant: both contenders use these same two servers, each with a target database of
+its own, and the data is compared after every timed piece.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from pgflo.embedded.postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SERVER_SETTINGS = {
+    "shared_buffers": "1GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "30min",
+    "track_commit_timestamp": "on",
+    "max_logical_replication_workers": "8",
+    "max_sync_workers_per_subscription": "8",
+    "max_worker_processes": "16",
+}
+"""Room for the load, so that no checkpoint falls into one contender's time only; fsync is on."""
+
+POLL_S = 0.02
+"""Pause between looks at a server while waiting, in seconds: the resolution of every time."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Both servers and the folder that everything of the run lives in."""
+
+    source: EmbeddedPostgres
+    target: EmbeddedPostgres
+    directory: Path
+
+    def connect(self, server: EmbeddedPostgres, dbname: str) -> psycopg.Connection:
+        """Open an autocommit connection to `dbname`."""
+        return psycopg.connect(server.dsn(dbname), autocommit=True)
+
+    def tool(self, name: str, *arguments: str, dbname: str, server: EmbeddedPostgres) -> str:
+        """Run a client program of the servers' own installation and return what it prints."""
+        return subprocess.run(
+            [str(server.bin_dir / name), *arguments, server.dsn(dbname)]
+            if name != "pgbench"
+            else [
+                str(server.bin_dir / name),
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(server.port),
+                "-U",
+                "postgres",
+                *arguments,
+                dbname,
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    def recreate(self, server: EmbeddedPostgres, dbname: str) -> None:
+        """Drop `dbname` where it exists and create it empty."""
+        with self.connect(server, "postgres") as conn:
+            conn.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(dbname))
+            )
+            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[Bed]:
+    """Start both servers and remove them with all they stored."""
+    with tempfile.TemporaryDirectory(prefix="pgflo-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # the servers run unprivileged and must reach their own folders
+        with (
+            EmbeddedPostgres(directory / "source", settings=SERVER_SETTINGS) as source,
+            EmbeddedPostgres(directory / "target", settings=SERVER_SETTINGS) as target,
+        ):
+            yield Bed(source, target, directory)
+
+
+def wait_for(question: Callable[[], bool], *, limit_s: float, what: str) -> None:
+    """Ask again every `POLL_S` until `question()` is true; never getting there is an error."""
+    deadline = time.monotonic() + limit_s
+    while not question():
+        if time.monotonic() > deadline:
+            message = f"{what}: not reached in {limit_s:.0f} s"
+            raise TimeoutError(message)
+        time.sleep(POLL_S)
+
+
+def fingerprint(conn: psycopg.Connection, table: str) -> tuple[int, int]:
+    """Count the rows of `table` and sum a hash of each: equal on both sides or the run is void."""
+    row = conn.execute(
+        sql.SQL("SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {} t").format(
+            sql.Identifier(table)
+        )
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def assert_equal(bed: Bed, source_db: str, target_db: str, tables: tuple[str, ...]) -> None:
+    """Compare every table of both databases and stop the run where they differ."""
+    with bed.connect(bed.source, source_db) as left, bed.connect(bed.target, target_db) as right:
+        for table in tables:
+            if fingerprint(left, table) != fingerprint(right, table):
+                message = f"table {table} differs between {source_db} and {target_db}: a void run"
+                raise AssertionError(message)

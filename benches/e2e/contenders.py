@@ -1,0 +1,232 @@
+"""The two contenders: pgflo as a user starts it, and PostgreSQL's own subscription.
+
+Upstream: `bed.py`. Downstream: the measurements. Invariant: pgflo runs as separate processes
+through its command line, with nothing switched off; its memory is sampled over the whole process tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psutil
+import psycopg
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from benches.e2e.bed import Bed
+
+SAMPLE_S = 0.1
+"""Pause between memory samples, in seconds."""
+
+
+@dataclass
+class Usage:
+    """Peak resident bytes and CPU seconds by process title, over one timed piece."""
+
+    peak_bytes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _cpu_by_pid: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+    def sample(self, roots: Sequence[int]) -> None:
+        """Look once at every process below `roots`."""
+        for root in roots:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(root)
+                for process in (parent, *parent.children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        name = " ".join(process.cmdline()).split(" --")[0][:60] or process.name()
+                        rss = process.memory_info().rss
+                        times = process.cpu_times()
+                        self.peak_bytes[name] = max(self.peak_bytes[name], rss)
+                        self._cpu_by_pid[process.pid] = (name, times.user + times.system)
+
+    def finish(self) -> None:
+        """Add up CPU by title."""
+        for name, seconds in self._cpu_by_pid.values():
+            self.cpu_s[name] += seconds
+
+    def report(self) -> str:
+        """One line per title: peak MiB and CPU seconds."""
+        return "\n".join(
+            f"      {name:<60} {self.peak_bytes[name] / 2**20:6.0f} MiB"
+            f" {self.cpu_s[name]:7.2f} s CPU"
+            for name in sorted(self.peak_bytes)
+        )
+
+
+@contextlib.contextmanager
+def sampled(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Usage]:
+    """Sample the trees of `processes` until the block ends."""
+    usage, done = Usage(), threading.Event()
+    roots = [process.pid for process in processes]
+
+    def loop() -> None:
+        while not done.wait(SAMPLE_S):
+            usage.sample(roots)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield usage
+    finally:
+        usage.sample(roots)
+        done.set()
+        thread.join()
+        usage.finish()
+
+
+@dataclass(frozen=True)
+class Pgflo:
+    """One group, from `source_db` to `target_db`, with its state below the bed's folder."""
+
+    bed: Bed
+    group: str
+    source_db: str
+    target_db: str
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PG_FLO_GROUP": self.group,
+            "PG_FLO_SOURCE": self.bed.source.dsn(self.source_db),
+            "PG_FLO_TARGET": self.bed.target.dsn(self.target_db),
+            "PG_FLO_STATE_DIR": str(self.bed.directory / "state"),
+            "PG_FLO_LOG_FORMAT": "json",
+        }
+
+    def _start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as stderr:
+            return subprocess.Popen(
+                [sys.executable, "-m", "pgflo", *arguments], env=self._environment, stderr=stderr
+            )
+
+    @contextlib.contextmanager
+    def running(self, *mode: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """Run replicator and worker as two commands; both are drained and must end with exit 0."""
+        log = self.bed.directory / f"{self.group}.log"
+        processes = [self._start("replicate", *mode, log=log)]
+        state = self.bed.directory / "state" / self.group / "broker.json"
+        while not state.exists() and processes[0].poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                processes[0].wait(0.02)
+        processes.append(self._start("worker", "postgres", log=log))
+        try:
+            yield processes
+        except BaseException:
+            sys.stderr.write(log.read_text(errors="replace")[-4000:])
+            raise
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+            codes = [process.wait(60) for process in reversed(processes)]
+        if any(codes):
+            sys.stderr.write(log.read_text(errors="replace")[-4000:])
+            message = f"exit codes {codes}"
+            raise AssertionError(message)
+
+    def applied_lsn(self, conn: psycopg.Connection) -> int:
+        """Read how far the destination is, as an integer LSN; 0 before the first start."""
+        exists = conn.execute("SELECT to_regclass('pgflo.progress')").fetchone()
+        if exists is None or exists[0] is None:
+            return 0
+        row = conn.execute(
+            "SELECT (min(end_lsn) - '0/0')::bigint FROM pgflo.progress WHERE group_name = %s",
+            (self.group,),
+        ).fetchone()
+        return int(row[0]) if row and row[0] is not None else 0
+
+    def copied_rows(self, conn: psycopg.Connection) -> int:
+        """Count the rows that the copy has committed."""
+        exists = conn.execute("SELECT to_regclass('pgflo.copied_ranges')").fetchone()
+        if exists is None or exists[0] is None:
+            return 0
+        row = conn.execute(
+            "SELECT coalesce(sum(row_count), 0) FROM pgflo.copied_ranges WHERE group_name = %s",
+            (self.group,),
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def forget(self) -> None:
+        """Remove the group: slot, publication, streams."""
+        subprocess.run(
+            [sys.executable, "-m", "pgflo", "drop", "--yes"],
+            env=self._environment,
+            check=True,
+            capture_output=True,
+        )
+
+
+@dataclass(frozen=True)
+class Native:
+    """PostgreSQL's own publication and subscription between the same two servers."""
+
+    bed: Bed
+    name: str
+    source_db: str
+    target_db: str
+
+    def publish(self, tables: tuple[str, ...]) -> None:
+        """Create the publication and the slot at the source."""
+        with self.bed.connect(self.bed.source, self.source_db) as conn:
+            conn.execute(
+                sql.SQL("CREATE PUBLICATION {} FOR TABLE {}").format(
+                    sql.Identifier(self.name), sql.SQL(", ").join(map(sql.Identifier, tables))
+                )
+            )
+            conn.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (self.name,))
+
+    def subscribe(self, *, copy_data: bool, enabled: bool) -> None:
+        """Create the subscription at the target; with `copy_data` it starts to copy at once."""
+        with self.bed.connect(self.bed.target, self.target_db) as conn:
+            conn.execute(
+                sql.SQL(
+                    "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (create_slot = false,"
+                    " slot_name = {}, copy_data = {}, enabled = {}, binary = true)"
+                ).format(
+                    sql.Identifier(self.name),
+                    sql.Literal(self.bed.source.dsn(self.source_db)),
+                    sql.Identifier(self.name),
+                    sql.Literal(self.name),
+                    sql.Literal(copy_data),
+                    sql.Literal(enabled),
+                )
+            )
+
+    def enable(self, conn: psycopg.Connection) -> None:
+        """Let the subscription run."""
+        conn.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(self.name)))
+
+    def copied(self, conn: psycopg.Connection) -> bool:
+        """Tell whether every table's initial synchronisation is done."""
+        row = conn.execute(
+            "SELECT bool_and(srsubstate IN ('s', 'r')) FROM pg_subscription_rel"
+        ).fetchone()
+        return bool(row and row[0])
+
+    def confirmed_lsn(self, conn: psycopg.Connection) -> int:
+        """Read at the source how far the subscription has flushed, as an integer LSN."""
+        row = conn.execute(
+            "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots"
+            " WHERE slot_name = %s",
+            (self.name,),
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def remove(self) -> None:
+        """Drop subscription, slot and publication."""
+        with self.bed.connect(self.bed.target, self.target_db) as conn:
+            conn.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(self.name)))
+            conn.execute(sql.SQL("DROP SUBSCRIPTION {}").format(sql.Identifier(self.name)))
+        with self.bed.connect(self.bed.source, self.source_db) as conn:
+            conn.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(self.name)))
