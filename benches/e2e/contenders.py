@@ -1,7 +1,7 @@
 """The two contenders: pgflo as a user starts it, and PostgreSQL's own subscription.
 
 Upstream: `bed.py`. Downstream: the measurements. Invariant: pgflo runs as separate processes
-through its command line, with nothing switched off; its memory is sampled over the whole process tree.
+through its command line, with nothing switched off; memory is sampled over its whole tree.
 """
 
 from __future__ import annotations
