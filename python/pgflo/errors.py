@@ -145,12 +145,185 @@ SERVER_START = Kind(
     "Read the server's log named above; PG_FLO_PG_BIN and PG_FLO_NATS_SERVER choose other programs.",
 )
 
+BINARY_TOO_OLD = Kind(
+    "config.binary_too_old",
+    Exit.USAGE,
+    Retry.OPERATOR,
+    "Install a newer one, or name it: PG_FLO_PG_BIN (a directory), PG_FLO_NATS_SERVER (a file).",
+)
+DIRECTORY_REFUSED = Kind(
+    "embedded.directory",
+    Exit.USAGE,
+    Retry.OPERATOR,
+    "Choose another directory with --state-dir, or another base for throw-away ones with TMPDIR.",
+)
+SERVER_STOP = Kind(
+    "embedded.stop",
+    Exit.INTERNAL,
+    Retry.OPERATOR,
+    "Read the server's log named above; PG_FLO_PG_BIN and PG_FLO_NATS_SERVER choose other programs.",
+)
+
 # --- source --------------------------------------------------------------------------------------
 SOURCE_UNREACHABLE = Kind(
     "source.unreachable",
     Exit.SOURCE,
     Retry.BACKOFF,
     "Check --host, --port and that the server accepts connections from here.",
+)
+SOURCE_DSN = Kind(
+    "source.dsn",
+    Exit.USAGE,
+    Retry.OPERATOR,
+    "Write --source as postgres://user@host:port/dbname, special characters as %40; give the password in PGPASSWORD or .pgpass.",
+)
+SOURCE_AUTH = Kind(
+    "source.auth",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Check --user, --password (or PGPASSWORD, .pgpass), --dbname and the server's pg_hba.conf.",
+)
+SOURCE_FAILED = Kind(
+    "source.failed",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Read the server's log (log_destination) at this time; then run `pgflo check`.",
+)
+SOURCE_TOO_OLD = Kind(
+    "source.too_old",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Upgrade the source to PostgreSQL 14 or later, or name another server with --host.",
+)
+SOURCE_IN_RECOVERY = Kind(
+    "source.in_recovery",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Name the primary with --host: publications and exported slots are made there.",
+)
+SOURCE_WAL_LEVEL = Kind(
+    "source.wal_level",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Run `ALTER SYSTEM SET wal_level = logical;` and restart the source.",
+)
+SOURCE_NO_REPLICATION_RIGHT = Kind(
+    "source.no_replication_right",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Run `ALTER ROLE … REPLICATION;` as a superuser at the source.",
+)
+SOURCE_NO_CREATE_RIGHT = Kind(
+    "source.no_create_right",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Run `GRANT CREATE ON DATABASE … TO …;` at the source: a publication needs it.",
+)
+SOURCE_NO_FREE_SLOT = Kind(
+    "source.no_free_slot",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Raise max_replication_slots (or max_wal_senders) and restart the source, or drop an unused one: "
+    "`SELECT pg_drop_replication_slot('…');`.",
+)
+TABLE_MISSING = Kind(
+    "source.table_missing",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Check --tables, --schema and --exclude-tables; names are quoted as in SQL.",
+)
+TABLE_UNSUPPORTED = Kind(
+    "source.table_unsupported",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Leave it out with --exclude-tables: only permanent tables are written to the WAL.",
+)
+TABLE_NO_RIGHT = Kind(
+    "source.table_no_right",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Run `GRANT SELECT ON … TO …;`, and make the role a member of the table's owner "
+    "(`GRANT owner TO …;`): a publication needs it.",
+)
+TABLE_WITHOUT_IDENTITY = Kind(
+    "source.table_without_identity",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Run `ALTER TABLE … REPLICA IDENTITY FULL;`, or name it in --insert-only-tables.",
+)
+TABLE_REWRITTEN = Kind(
+    "source.table_rewritten",
+    Exit.SOURCE,
+    Retry.BACKOFF,
+    "Nothing to do: the copy starts over with a new snapshot. Keep ALTER TABLE and VACUUM FULL away until it is done.",
+)
+COPY_BROKEN = Kind(
+    "source.copy_broken",
+    Exit.SOURCE,
+    Retry.BACKOFF,
+    "Look for a terminated session in the source's log; the copy starts over with a new snapshot (`pgflo replicate`).",
+)
+GROUP_MODE = Kind(
+    "group.mode",
+    Exit.USAGE,
+    Retry.OPERATOR,
+    "Start with the mode the group was made with, or forget it and begin again: `pgflo replicate --restart`.",
+)
+GROUP_ORPHANED = Kind(
+    "group.orphaned",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Name the right broker with --nats-url. If its store is gone for good: `pgflo replicate --restart`, "
+    "which copies anew, or `pgflo drop`.",
+)
+SLOT_MISSING = Kind(
+    "source.slot_missing",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "The changes since are lost: `pgflo replicate --restart` copies the group anew.",
+)
+SLOT_LOST = Kind(
+    "source.slot_lost",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Raise max_slot_wal_keep_size, then `pgflo replicate --restart` copies the group anew.",
+)
+SLOT_AHEAD = Kind(
+    "source.slot_ahead",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "The broker lost changes that the source has forgotten: `pgflo replicate --restart` copies the group anew.",
+)
+SLOT_ACTIVE = Kind(
+    "source.slot_active",
+    Exit.SOURCE,
+    Retry.BACKOFF,
+    "Another session reads the slot: `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots …;` "
+    "ends it, wal_sender_timeout ends a dead one.",
+)
+PUBLICATION_MISSING = Kind(
+    "source.publication_missing",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Changes made meanwhile are lost: `pgflo replicate --restart` copies the group anew.",
+)
+PUBLICATION_CHANGED = Kind(
+    "source.publication_changed",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Changes made meanwhile are lost: `pgflo replicate --restart` copies the group anew.",
+)
+SOURCE_OTHER_SYSTEM = Kind(
+    "source.other_system",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Check --host and --dbname. If this server is meant: `pgflo replicate --restart` copies the group anew.",
+)
+SOURCE_WENT_BACK = Kind(
+    "source.went_back",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "The source was restored to an earlier state: `pgflo replicate --restart` copies the group anew.",
 )
 
 # --- broker --------------------------------------------------------------------------------------
