@@ -1,6 +1,6 @@
 """Logging: structlog on the standard library's logging, everything on stderr, data never.
 
-Upstream: every module's `structlog.get_logger("pgflo.<area>")`, and the loggers of nats and asyncio.
+Upstream: every module's `structlog.get_logger("pgflo.<area>")`, and the loggers of libraries.
 Downstream: a terminal (console lines) or a collector (one JSON object a line).
 Invariant: nothing is written to stdout, and what looks like a password is replaced on the way out.
 That is the last line of defence: callers do not log connection strings in the first place.
