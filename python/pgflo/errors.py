@@ -341,3 +341,77 @@ SINK_UNREACHABLE = Kind(
     Retry.BACKOFF,
     "Check --target-host, --target-port and that the server accepts connections from here.",
 )
+SINK_INTERRUPTED = Kind(
+    "sink.interrupted",
+    Exit.SINK,
+    Retry.BACKOFF,
+    "The destination broke the transaction off; `SELECT * FROM pg_stat_activity` and its log tell why.",
+)
+SINK_READ_ONLY = Kind(
+    "sink.read_only",
+    Exit.SINK,
+    Retry.BACKOFF,
+    "Point --target at the primary; target_session_attrs=read-write in --target finds it among several.",
+)
+SINK_AUTH = Kind(
+    "sink.auth",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Check --target-user, --target-dbname and the password (PGPASSWORD, .pgpass or --target).",
+)
+SINK_PRIVILEGE = Kind(
+    "sink.privilege",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON the tables, and CREATE ON DATABASE once,"
+    " TO the --target-user.",
+)
+SINK_TOO_OLD = Kind(
+    "sink.too_old",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Point --target at a server of PostgreSQL 14 or later.",
+)
+SINK_TABLE_MISSING = Kind(
+    "sink.table_missing",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Create it there first: `pg_dump --schema-only --table TABLE SOURCE | psql TARGET`.",
+)
+SINK_COLUMN_MISSING = Kind(
+    "sink.column_missing",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "ALTER TABLE at the destination ADD COLUMN, then start `pgflo worker` again: it goes on there.",
+)
+SINK_NOT_EMPTY = Kind(
+    "sink.not_empty",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "TRUNCATE the tables yourself, or say --target-not-empty truncate, or append to keep their rows.",
+)
+SINK_REFUSED = Kind(
+    "sink.refused",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Mend the row or the constraint at the destination, then start `pgflo worker` again: it goes on"
+    " with this change.",
+)
+SINK_ROW_COUNT = Kind(
+    "sink.row_count",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Rows got lost between source and destination; copy anew: `pgflo replicate --restart`.",
+)
+SINK_CHAIN_GAP = Kind(
+    "sink.chain_gap",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Changes are missing from the stream; copy anew: `pgflo replicate --restart`.",
+)
+SINK_LATE = Kind(
+    "sink.late",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "The stream no longer holds what this sink needs first; copy anew: `pgflo replicate --restart`.",
+)
