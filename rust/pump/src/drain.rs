@@ -1,0 +1,111 @@
+//! COPY data out of a connection, many messages to a call.
+//!
+//! Upstream: a connection in COPY OUT or in a replication stream. Downstream: the envelope assembler
+//! (frames) and the copy packer (rows). Invariant: messages come out whole, in order, each once.
+
+use std::time::{Duration, Instant};
+
+use crate::connection::{Connection, CopyBuffer, CopyData};
+use crate::wait::{Interest, Readiness, wait};
+
+/// Room asked for at once; larger drains grow into theirs.
+const FIRST_CAPACITY_BYTES: usize = 1024 * 1024;
+/// How long a call with a short timeout goes on reading one message that is not whole yet.
+const LONGEST_PARTIAL: Duration = Duration::from_millis(50);
+/// What COPY's binary format ends with, in a message of its own.
+const BINARY_TRAILER: &[u8] = &[0xff, 0xff];
+
+/// How messages are laid one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[u32 big-endian length][message]`: the replication stream, where boundaries matter. Returns as
+    /// soon as nothing more is there.
+    Frames,
+    /// Messages only: COPY rows, which carry their own boundaries. Goes on waiting until the block is
+    /// full or the time is up, since nobody waits for a single row.
+    Rows,
+}
+
+/// Why a drain returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainState {
+    /// The block is full; there may be more.
+    More,
+    /// Nothing more right now.
+    Idle,
+    /// The COPY ended; psycopg collects its result, which may be an error.
+    End,
+    /// The connection broke; psycopg has its message.
+    Failed,
+}
+
+/// What one call brought. The messages are good in every state.
+#[derive(Debug)]
+pub struct Drained {
+    /// The messages, as `Layout` says.
+    pub bytes: Vec<u8>,
+    /// How many; the trailer of a binary COPY is not a row and not counted.
+    pub messages: u64,
+    /// Why it returned.
+    pub state: DrainState,
+}
+
+impl Drained {
+    fn append(&mut self, layout: Layout, message: &CopyBuffer) {
+        let message = message.bytes();
+        if layout == Layout::Frames {
+            // libpq counts messages in a C int, so the length always fits.
+            let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+            self.bytes.extend_from_slice(&length.to_be_bytes());
+        }
+        self.bytes.extend_from_slice(message);
+        self.messages += u64::from(layout == Layout::Frames || message != BINARY_TRAILER);
+    }
+}
+
+impl Connection {
+    /// Takes messages until `max_bytes` are reached (the last one may exceed it), the stream is idle or
+    /// ends. Waits at most `timeout` for input; zero does not wait. Memory: the block, plus what libpq
+    /// holds of the largest message.
+    pub fn drain(&mut self, layout: Layout, max_bytes: usize, timeout: Duration) -> Drained {
+        let started = Instant::now();
+        let deadline = started + timeout;
+        // A huge message that keeps coming must not keep the caller from its other duties for ever.
+        let limit = started + timeout.max(LONGEST_PARTIAL);
+        let mut drained = Drained {
+            bytes: Vec::with_capacity(max_bytes.min(FIRST_CAPACITY_BYTES)),
+            messages: 0,
+            state: DrainState::Idle,
+        };
+        let mut looked = false;
+        drained.state = loop {
+            match self.copy_data() {
+                CopyData::Message(message) => {
+                    drained.append(layout, &message);
+                    looked = false;
+                    if drained.bytes.len() >= max_bytes {
+                        break DrainState::More;
+                    }
+                }
+                CopyData::NotReady => {
+                    if looked {
+                        let patient = layout == Layout::Rows || drained.messages == 0;
+                        let until = if patient { deadline } else { started };
+                        match wait(self, Interest::Read, Some(until)) {
+                            Readiness::Ready if Instant::now() < limit => {}
+                            Readiness::Ready | Readiness::TimedOut => break DrainState::Idle,
+                            Readiness::Broken => break DrainState::Failed,
+                        }
+                    }
+                    if !self.consume_input() {
+                        break DrainState::Failed;
+                    }
+                    looked = true;
+                }
+                CopyData::End => break DrainState::End,
+                CopyData::Failed => break DrainState::Failed,
+            }
+        };
+        drained
+    }
+}
