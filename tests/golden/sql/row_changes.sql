@@ -1,0 +1,31 @@
+-- Inserts, updates and deletes under each replica identity; key changes; a key stored out of line.
+create table by_key (id int primary key, label text, amount numeric(10, 2));
+create table by_two_keys (a int, b text, note text, primary key (b, a));
+create table by_full (id int, label text);
+alter table by_full replica identity full;
+create table by_index (id int, code text not null, note text);
+create unique index by_index_code on by_index (code);
+alter table by_index replica identity using index by_index_code;
+create table by_long_key (doc text primary key, n int);
+alter table by_long_key alter column doc set storage external;
+-- capture starts here
+insert into by_key values (1, 'one', 1.10), (2, null, null), (3, '', 'NaN');
+update by_key set label = 'uno' where id = 1;
+update by_key set id = 10 where id = 1;
+delete from by_key where id = 2;
+begin;
+insert into by_two_keys values (1, 'x', 'first'), (2, 'x', 'second');
+update by_two_keys set note = 'changed' where a = 1;
+update by_two_keys set b = 'y' where a = 2;
+delete from by_two_keys where a = 2;
+commit;
+insert into by_full values (1, 'same'), (1, 'same'), (null, null);
+update by_full set label = 'other' where id = 1;
+delete from by_full where id is null;
+insert into by_index values (1, 'c-1', 'n'), (2, 'c-2', null);
+update by_index set note = 'm' where id = 1;
+update by_index set code = 'c-3' where id = 2;
+delete from by_index where id = 1;
+insert into by_long_key values (repeat('k', 2100), 1);
+update by_long_key set n = 2;
+delete from by_long_key;
