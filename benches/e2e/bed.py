@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from pgflo.embedded.postgres import EmbeddedPostgres
+from pgflo.embedded import EmbeddedPostgres, throw_away_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,10 +53,10 @@ class Bed:
     def tool(self, name: str, *arguments: str, dbname: str, server: EmbeddedPostgres) -> str:
         """Run a client program of the servers' own installation and return what it prints."""
         return subprocess.run(
-            [str(server.bin_dir / name), *arguments, server.dsn(dbname)]
+            [str(server.binaries.path / name), *arguments, server.dsn(dbname)]
             if name != "pgbench"
             else [
-                str(server.bin_dir / name),
+                str(server.binaries.path / name),
                 "-h",
                 "127.0.0.1",
                 "-p",
@@ -83,14 +83,17 @@ class Bed:
 @contextlib.contextmanager
 def servers() -> Iterator[Bed]:
     """Start both servers and remove them with all they stored."""
-    with tempfile.TemporaryDirectory(prefix="pgflo-bench-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)  # the servers run unprivileged and must reach their own folders
-        with (
-            EmbeddedPostgres(directory / "source", settings=SERVER_SETTINGS) as source,
-            EmbeddedPostgres(directory / "target", settings=SERVER_SETTINGS) as target,
-        ):
-            yield Bed(source, target, directory)
+    with (
+        tempfile.TemporaryDirectory(prefix="pgflo-bench-") as name,
+        _server() as source,
+        _server() as target,
+    ):
+        yield Bed(source, target, Path(name))
+
+
+def _server() -> EmbeddedPostgres:
+    directory = throw_away_directory("pgflo-bench-")
+    return EmbeddedPostgres(directory, settings=SERVER_SETTINGS, throw_away=True)
 
 
 def wait_for(question: Callable[[], bool], *, limit_s: float, what: str) -> None:

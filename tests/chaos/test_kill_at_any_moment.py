@@ -1,0 +1,156 @@
+"""kill -9 of any process at random moments under load: both sides end equal, nothing twice.
+
+`journal` has no unique index, so a change that is applied twice cannot hide. The moment of each
+kill is drawn in committed transactions of the load, from the seed that is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from tests.fix_pipeline import eventually
+
+if TYPE_CHECKING:
+    from tests.fix_load import Load
+    from tests.fix_nats import NatsFactory
+    from tests.fix_pipeline import Command, Pipeline
+
+ROUNDS = 10 if os.environ.get("PGFLO_LONG") else 2
+"""Kills per test: ten in the long run, two in every run."""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def kill_child(command: Command, title: str) -> None:
+    """Kill -9 the first child process with `title` and wait until it is gone."""
+    victim = eventually(lambda: command.children(title), f"a process titled {title!r}")[0]
+    victim.kill()
+    psutil.wait_procs([victim], timeout=10)
+
+
+def finish(pipeline: Pipeline, load: Load) -> None:
+    """Stop writing, let everything arrive, compare."""
+    load.stop()
+    pipeline.wait_caught_up(limit_s=120)
+    pipeline.assert_identical()
+
+
+@pytest.fixture
+def chance(load: Load) -> random.Random:
+    """Seeded source of the moments."""
+    return random.Random(load.seed)
+
+
+def streaming(pipeline: Pipeline, load: Load) -> tuple[Command, Command]:
+    """Copy a small data set and arrive at streaming, with writers running all the time."""
+    load.create(rows=2000)
+    load.start()
+    replicator, worker = pipeline.replicate(), pipeline.worker()
+    pipeline.wait_caught_up(limit_s=120)
+    return replicator, worker
+
+
+def test_replicator_killed_while_streaming(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    replicator, _ = streaming(pipeline, load)
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 150))
+        replicator.kill()
+        replicator = pipeline.replicate()
+    finish(pipeline, load)
+
+
+def test_worker_killed_while_streaming(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    _, worker = streaming(pipeline, load)
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 150))
+        worker.kill()
+        worker = pipeline.worker()
+    finish(pipeline, load)
+
+
+def test_writer_killed_while_streaming(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    _, worker = streaming(pipeline, load)
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 150))
+        kill_child(worker, "writer")
+    finish(pipeline, load)
+
+
+def test_broker_killed_while_streaming(
+    pipeline: Pipeline, load: Load, chance: random.Random, nats_factory: NatsFactory
+) -> None:
+    broker = nats_factory()
+    pipeline.nats_url = broker.url
+    streaming(pipeline, load)
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 150))
+        broker.kill()
+        load.wait_committed(chance.randrange(1, 150))
+        broker.start()
+    finish(pipeline, load)
+
+
+def test_copy_process_killed_during_the_copy(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    load.create(rows=150_000)
+    load.start()
+    replicator = pipeline.replicate("--range-size", "256kB", "--max-copy-workers", "2")
+    for _ in range(ROUNDS):
+        kill_child(replicator, "copy")
+        load.wait_committed(chance.randrange(1, 20))
+    pipeline.worker()
+    finish(pipeline, load)
+
+
+def test_replicator_killed_during_the_copy(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    load.create(rows=150_000)
+    load.start()
+    pipeline.worker()
+    replicator = pipeline.replicate("--range-size", "256kB", "--max-copy-workers", "1")
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 100))
+        replicator.kill()
+        replicator = pipeline.replicate("--range-size", "256kB", "--max-copy-workers", "1")
+    finish(pipeline, load)
+
+
+def test_worker_killed_during_the_copy(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    load.create(rows=150_000)
+    load.start()
+    pipeline.replicate("--range-size", "256kB")
+    for _ in range(ROUNDS):
+        worker = pipeline.worker()
+        load.wait_committed(chance.randrange(1, 200))
+        worker.kill()
+    pipeline.worker()
+    finish(pipeline, load)
+
+
+def test_walsender_terminated_while_streaming(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    streaming(pipeline, load)
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 150))
+        with pipeline.source.connect() as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+                " WHERE slot_name = %s",
+                (f"pgflo_{pipeline.group}",),
+            )
+    finish(pipeline, load)

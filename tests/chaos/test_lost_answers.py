@@ -1,0 +1,180 @@
+"""Answers that never arrive, and a broker that forgets: nothing twice, lost or silent."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from tests.fix_pipeline import eventually
+from tests.fix_postgres import Database
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fix_load import Load
+    from tests.fix_nats import NatsFactory
+    from tests.fix_pipeline import Pipeline
+    from tests.fix_postgres import PostgresFactory
+    from tests.fix_proxy import ProxyFactory, TcpProxy
+
+pytestmark = pytest.mark.timeout(600)
+
+COMMIT_ANSWER = b"C\x00\x00\x00\x0bCOMMIT\x00"
+"""CommandComplete of a COMMIT on the wire."""
+
+
+def through(proxy: TcpProxy, dsn: str) -> str:
+    """Let a connection string pass through `proxy`, without encryption so that it can be read."""
+    return make_conninfo(
+        dsn, host="127.0.0.1", hostaddr="127.0.0.1", port=proxy.port, sslmode="disable"
+    )
+
+
+def finish(pipeline: Pipeline, load: Load) -> None:
+    """Stop writing, let everything arrive, compare."""
+    load.stop()
+    pipeline.wait_caught_up(limit_s=120)
+    pipeline.assert_identical()
+
+
+def test_lost_answer_to_commit_applies_nothing_twice(
+    pipeline: Pipeline, load: Load, tcp_proxy: ProxyFactory
+) -> None:
+    # GIVEN a worker whose way to the destination passes a proxy
+    load.create(rows=2000)
+    load.start()
+    proxy = tcp_proxy("127.0.0.1", pipeline.target.server.port)
+    pipeline.replicate()
+    direct, pipeline.target_dsn = pipeline.target_dsn, through(proxy, pipeline.target_dsn)
+    pipeline.worker()
+    pipeline.target_dsn = direct
+    pipeline.wait_caught_up(limit_s=120)
+    # WHEN the answer to a COMMIT is swallowed and the connection cut, three times
+    for _ in range(3):
+        swallowed = proxy.drop_responses_matching(lambda data: COMMIT_ANSWER in data)
+        load.wait_committed(20)
+        assert swallowed.wait(60), "no COMMIT was answered through the proxy"
+        proxy.resume()
+        load.wait_committed(20)
+    # THEN every row is there exactly once
+    finish(pipeline, load)
+
+
+def test_lost_answer_to_publish_stores_nothing_twice(
+    pipeline: Pipeline,
+    load: Load,
+    nats_factory: NatsFactory,
+    tcp_proxy: ProxyFactory,
+) -> None:
+    # GIVEN a replicator whose way to the broker passes a proxy
+    broker = nats_factory()
+    load.create(rows=2000)
+    load.start()
+    proxy = tcp_proxy("127.0.0.1", broker.port)
+    pipeline.nats_url = f"nats://127.0.0.1:{proxy.port}"
+    pipeline.replicate()
+    pipeline.nats_url = broker.url
+    pipeline.worker()
+    pipeline.wait_caught_up(limit_s=120)
+    # WHEN the broker's answer to a publish is swallowed and the connection cut, three times
+    for _ in range(3):
+        swallowed = proxy.drop_responses_matching(lambda data: b'"stream":"pgflo_' in data)
+        load.wait_committed(20)
+        assert swallowed.wait(60), "no publish was acknowledged through the proxy"
+        proxy.resume()
+        load.wait_committed(20)
+    # THEN every row is there exactly once
+    finish(pipeline, load)
+
+
+def test_lost_status_message_repeats_nothing(
+    pipeline: Pipeline, load: Load, tcp_proxy: ProxyFactory
+) -> None:
+    # GIVEN a replicator whose way to the source passes a proxy
+    load.create(rows=2000)
+    load.start()
+    proxy = tcp_proxy("127.0.0.1", pipeline.source.server.port)
+    direct, pipeline.source_dsn = pipeline.source_dsn, through(proxy, pipeline.source_dsn)
+    pipeline.replicate("--confirm-after", "broker")
+    pipeline.source_dsn = direct
+    pipeline.worker()
+    pipeline.wait_caught_up(limit_s=120)
+    # WHEN the connection is cut in the middle of the stream, with statuses under way
+    for _ in range(3):
+        load.wait_committed(30)
+        proxy.cut()
+        proxy.resume()
+        load.wait_committed(10)
+    # THEN every row is there exactly once
+    finish(pipeline, load)
+
+
+def test_broker_with_an_older_store_is_noticed_and_loses_nothing(
+    pipeline: Pipeline, load: Load, nats_factory: NatsFactory, tmp_path: Path
+) -> None:
+    # GIVEN a copy of the broker's store from some transactions ago
+    broker = nats_factory()
+    store = broker.directory / "jetstream"
+    pipeline.nats_url = broker.url
+    load.create(rows=2000)
+    load.start()
+    replicator, _ = pipeline.replicate(), pipeline.worker()
+    pipeline.wait_caught_up(limit_s=120)
+    broker.stop()
+    shutil.copytree(store, tmp_path / "older", symlinks=True)
+    broker.start()
+    load.wait_committed(100)
+    pipeline.wait_caught_up(limit_s=120)
+    load.wait_committed(100)
+    # WHEN the broker comes back with that copy
+    broker.kill()
+    shutil.rmtree(store)
+    shutil.copytree(tmp_path / "older", store, symlinks=True)
+    broker.start()
+    # THEN the stream is fed again from the slot, or the replicator stops and says why
+    load.stop()
+
+    def settled() -> bool:
+        if replicator.exit_code() is not None:
+            return True
+        try:
+            return pipeline.applied_lsn() >= mark
+        except psycopg.OperationalError:
+            return False
+
+    mark = pipeline.source_lsn()
+    with pipeline.source.connect() as conn:
+        conn.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+    eventually(settled, "equal, or a named error", limit_s=120)
+    if (code := replicator.exit_code()) is None:
+        pipeline.assert_identical()
+    else:
+        assert code == 6, replicator.tail()
+        assert "broker.went_back" in replicator.tail(), replicator.tail()
+
+
+def test_source_stops_fast_while_a_replicator_is_connected(
+    pipeline: Pipeline, load: Load, postgres_server: PostgresFactory
+) -> None:
+    # GIVEN a group that streams from a server of its own
+    server = postgres_server()
+    server.create_database("fast_stop")
+    database = Database(server, "fast_stop")
+    pipeline.source, pipeline.source_dsn = database, database.dsn
+    load.create(rows=2000)
+    load.start()
+    pipeline.replicate()
+    pipeline.worker()
+    pipeline.wait_caught_up(limit_s=120)
+    load.stop()
+    database.close()
+    # WHEN that server is told to stop, as `pg_ctl stop -m fast` does, THEN it ends in seconds
+    server.stop("fast", timeout_s=10)
+    # AND after its return everything goes on
+    server.start()
+    load.start()
+    load.wait_committed(20)
+    finish(pipeline, load)
