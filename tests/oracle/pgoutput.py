@@ -55,7 +55,7 @@ def _begin(reader: Reader) -> Begin:
 
 def _commit(reader: Reader) -> Commit:
     return Commit(
-        flags=reader.u8(),
+        flags=reader.flags(0),
         commit_lsn=reader.u64(),
         end_lsn=reader.u64(),
         commit_time_us=reader.i64(),
@@ -70,13 +70,13 @@ def _relation(reader: Reader) -> Relation:
     oid, schema, name, identity = reader.u32(), reader.string(), reader.string(), reader.take(1)
     if identity not in (b"d", b"n", b"f", b"i"):
         raise MalformedError(f"replica identity {identity!r}")
-    columns = tuple(_relation_column(reader) for _ in range(reader.u16()))
+    columns = tuple(_relation_column(reader) for _ in range(reader.count16()))
     return Relation(oid, schema, name, identity, columns)
 
 
 def _relation_column(reader: Reader) -> RelationColumn:
     return RelationColumn(
-        flags=reader.u8(), name=reader.string(), type_oid=reader.u32(), typmod=reader.i32()
+        flags=reader.flags(1), name=reader.string(), type_oid=reader.u32(), typmod=reader.i32()
     )
 
 
@@ -98,7 +98,7 @@ def _cell(reader: Reader) -> Cell:
 
 
 def _row(reader: Reader) -> Row:
-    return tuple(_cell(reader) for _ in range(reader.u16()))
+    return tuple(_cell(reader) for _ in range(reader.count16()))
 
 
 def _marked(reader: Reader, wanted: bytes) -> str:
@@ -138,12 +138,12 @@ def _truncate(reader: Reader) -> Truncate:
     count = reader.i32()
     if count < 0:
         raise MalformedError(f"negative number of relations {count}")
-    options = reader.u8()
+    options = reader.flags(3)
     return Truncate(options, tuple(reader.u32() for _ in range(count)))
 
 
 def _logical_message(reader: Reader) -> LogicalMessage:
-    flags, lsn, prefix = reader.u8(), reader.u64(), reader.string()
+    flags, lsn, prefix = reader.flags(1), reader.u64(), reader.string()
     return LogicalMessage(flags, lsn, prefix, reader.take(reader.i32()))
 
 

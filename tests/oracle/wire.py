@@ -38,9 +38,19 @@ class Reader:
         """Take one unsigned byte."""
         return self._unpack(">B")
 
-    def u16(self) -> int:
-        """Take an unsigned Int16."""
-        return self._unpack(">H")
+    def count16(self) -> int:
+        """Take an Int16 that counts something."""
+        count = self._unpack(">h")
+        if count < 0:
+            raise MalformedError(f"negative count {count} before byte {self.at}")
+        return count
+
+    def flags(self, known: int) -> int:
+        """Take a byte of which only the bits in `known` mean something."""
+        value = self.u8()
+        if value & ~known:
+            raise MalformedError(f"unknown flags {value:#x} before byte {self.at}")
+        return value
 
     def u32(self) -> int:
         """Take an unsigned Int32 (OIDs, xids)."""
@@ -59,12 +69,16 @@ class Reader:
         return self._unpack(">q")
 
     def string(self) -> bytes:
-        """Take a NUL-terminated string, without the NUL."""
+        """Take a NUL-terminated string in UTF-8 (the session's encoding), without the NUL."""
         end = self.data.find(b"\0", self.at)
         if end < 0:
             raise MalformedError(f"string at byte {self.at} has no end")
         text = self.take(end - self.at)
         self.take(1)
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MalformedError(f"string before byte {self.at} is not UTF-8") from error
         return text
 
     def end(self) -> None:
