@@ -1,0 +1,295 @@
+"""One checked connection to the broker, which reconnects by itself for as long as it is open.
+
+Upstream: `NatsSettings`. Downstream: the rest of this package; nobody else makes a NATS client.
+Invariant: the first connect fails at once with a kind from `pgflo.errors`; later losses are healed
+behind the scenes and told by `generation`. No text made here contains credentials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+import orjson
+import structlog
+from nats.aio.client import Client
+
+from pgflo.broker.address import Address, read_address, tls_context
+from pgflo.errors import (
+    BROKER_DENIED,
+    BROKER_NO_JETSTREAM,
+    BROKER_REFUSED,
+    BROKER_TLS,
+    BROKER_TOO_OLD,
+    BROKER_UNREACHABLE,
+    PgfloError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nats.aio.client import Server
+    from nats.js import JetStreamContext
+
+    from pgflo.config.settings import NatsSettings
+
+log = structlog.get_logger("pgflo.broker")
+
+OLDEST_SERVER = (2, 10)
+"""Older servers silently ignore stream and consumer settings that we rely on."""
+
+CONNECT_TIMEOUT_S = 5
+"""For each step of one attempt (TCP, INFO, TLS, CONNECT)."""
+
+PING_INTERVAL_S = 5
+"""A peer that answers none of two pings is gone: a half-open connection is found in 10 to 15 s."""
+
+LONGEST_RECONNECT_WAIT_S = 2.0
+"""Waits between attempts double from 0.05 s up to this, each with jitter."""
+
+PENDING_BYTES = 256 * 1024 * 1024
+"""Room in the client's send buffer. Publishers keep far below it with windows of their own: the client's
+way of waiting when it is full swallows task cancellation."""
+
+NATS_HEADER_BYTES = 512
+"""Reserved for NATS headers out of the server's max_payload."""
+
+JETSTREAM_OFF = (10039, 10076)
+"""JetStream is not enabled on the server, or for this account."""
+
+API_TIMEOUT_S = 5.0
+RETRY_PAUSE_S = 0.1
+
+
+class Broker:
+    """A connection to NATS with JetStream. Made by `connect`; `close` ends it."""
+
+    def __init__(self, nc: Client, settings: NatsSettings, address: Address) -> None:
+        self.nc = nc
+        self.js: JetStreamContext = nc.jetstream(timeout=API_TIMEOUT_S)
+        self.settings = settings
+        self.where = address.text
+        """Hosts and ports, for messages."""
+        self.generation = 0
+        """Grows by one with every reconnect."""
+        self._watchers: set[Callable[[], None]] = set()
+        self._closing = False
+        self._client_gave_up = False
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest envelope this server takes: its max_payload less room for NATS headers."""
+        return int(self.nc.max_payload) - NATS_HEADER_BYTES
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands at this moment, as far as anybody knows."""
+        return bool(self.nc.is_connected)
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call `watcher` at every loss, reconnect and close; the result ends that."""
+        self._watchers.add(watcher)
+        return lambda: self._watchers.discard(watcher)
+
+    async def wait_generation_change(self, generation: int) -> int:
+        """Return the generation once it is another than `generation`. BROKER_UNREACHABLE when closed."""
+        changed = asyncio.Event()
+        stop = self.watch(changed.set)
+        try:
+            while self.generation == generation:
+                self.check_open()
+                changed.clear()
+                await changed.wait()
+            return self.generation
+        finally:
+            stop()
+
+    def check_open(self) -> None:
+        """Raise BROKER_UNREACHABLE when this connection will never come back."""
+        if self._client_gave_up or self._closing:
+            why = "was closed" if self._closing else "was ended by the server"
+            raise PgfloError(BROKER_UNREACHABLE, f"the connection to {self.where} {why}")
+
+    async def request_json(
+        self, subject: str, payload: dict[str, Any], timeout_s: float = API_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Ask JetStream's API (`subject` below `$JS.API.`) once.
+
+        Raises `PgfloError`: BROKER_UNREACHABLE without an answer, BROKER_NO_JETSTREAM, else BROKER_REFUSED
+        with `err_code` in its context.
+        """
+        self.check_open()
+        try:
+            answer = await self.nc.request(
+                f"$JS.API.{subject}", orjson.dumps(payload) if payload else b"", timeout=timeout_s
+            )
+        except nats.errors.NoRespondersError:
+            raise PgfloError(
+                BROKER_NO_JETSTREAM, f"nothing at {self.where} serves JetStream requests"
+            ) from None
+        except (nats.errors.Error, OSError) as error:
+            raise PgfloError(
+                BROKER_UNREACHABLE, f"no answer from {self.where} within {timeout_s:g} s: {error}"
+            ) from None
+        told: dict[str, Any] = orjson.loads(answer.data)
+        if (refused := told.get("error")) is not None:
+            code = int(refused.get("err_code", 0))
+            kind = BROKER_NO_JETSTREAM if code in JETSTREAM_OFF else BROKER_REFUSED
+            raise PgfloError(
+                kind,
+                f"{subject}: {refused.get('description', 'refused')} ({code})",
+                err_code=code,
+                status=int(refused.get("code", 0)),
+            )
+        return told
+
+    async def ask(
+        self, subject: str, payload: dict[str, Any], *, patience_s: float = 30.0
+    ) -> dict[str, Any]:
+        """`request_json` for what may be asked twice: repeated through a restart of the broker."""
+        loop = asyncio.get_running_loop()
+        deadline, pause_s = loop.time() + patience_s, RETRY_PAUSE_S
+        while True:
+            try:
+                return await self.request_json(subject, payload)
+            except PgfloError as error:
+                if not passes(error) or loop.time() + pause_s > deadline:
+                    raise
+                self.check_open()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+
+    async def close(self) -> None:
+        """End the connection. Again and again at no cost."""
+        if self._closing:
+            return
+        self._closing = True
+        self._notify()
+        await self.nc.close()
+
+    def _notify(self) -> None:
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    async def _lost(self) -> None:
+        if not self._closing:
+            log.warning("broker connection lost; reconnecting", broker=self.where)
+        self._notify()
+
+    async def _came_back(self) -> None:
+        self.generation += 1
+        log.info("broker connection is back", broker=self.where, generation=self.generation)
+        self._notify()
+
+    async def _ended(self) -> None:
+        if not self._closing:
+            self._client_gave_up = True
+            log.error(
+                "broker ended the connection", broker=self.where, cause=str(self.nc.last_error)
+            )
+        self._notify()
+
+
+def passes(error: PgfloError) -> bool:
+    """Whether an API error is of the kind that a restarting or electing broker gives for a while."""
+    return error.kind in (BROKER_UNREACHABLE, BROKER_NO_JETSTREAM) or (
+        error.context.get("status") in (500, 503)
+        and error.context.get("err_code") not in (10047, 10023, 10028)  # out of resources
+    )
+
+
+async def connect(settings: NatsSettings, *, name: str) -> Broker:
+    """Open a connection that shows up at the server as `name`.
+
+    Raises `PgfloError`: BROKER_URL, BROKER_UNREACHABLE, BROKER_DENIED, BROKER_TLS, BROKER_TOO_OLD,
+    BROKER_NO_JETSTREAM. Takes at most a few `CONNECT_TIMEOUT_S` per server named.
+    """
+    address = read_address(settings)
+    nc = Client()
+    broker = Broker(nc, settings, address)
+    first = _FirstAttempt(len(address.servers))
+
+    try:
+        await nc.connect(
+            servers=list(address.servers),
+            name=name,
+            error_cb=first.report,
+            disconnected_cb=broker._lost,
+            reconnected_cb=broker._came_back,
+            closed_cb=broker._ended,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0,
+            reconnect_to_server_handler=_next_server,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            ping_interval=PING_INTERVAL_S,
+            pending_size=PENDING_BYTES,
+            tls=tls_context(settings, address),
+            user=address.guard_user(nc),
+            password=address.guard_password(nc),
+            token=address.guard_token(nc),
+            user_credentials=settings.creds,
+            inbox_prefix="_INBOX",
+        )
+        first.over = True
+        await _check(broker)
+    except PgfloError:
+        await broker.close()
+        raise
+    except (OSError, nats.errors.Error, TimeoutError) as error:
+        await broker.close()
+        raise _explain(error, address) from None
+    return broker
+
+
+class _FirstAttempt:
+    """Makes the client's endless first connect end after one round of all servers."""
+
+    def __init__(self, servers: int) -> None:
+        self._left = servers
+        self.over = False
+
+    async def report(self, error: Exception) -> None:
+        """Error callback of the client."""
+        if self.over:
+            log.debug("broker connection", error=_text(error))
+            return
+        self._left -= 1
+        if self._left <= 0 or "authorization" in str(error).lower():
+            raise error
+
+
+def _next_server(pool: list[Server], info: dict[str, Any]) -> tuple[Server, float]:  # noqa: ARG001
+    """Choose the server tried least often, and a wait that grows with its failures."""
+    server = min(pool, key=lambda candidate: candidate.reconnects)
+    longest_s = min(LONGEST_RECONNECT_WAIT_S, 0.05 * 2 ** min(server.reconnects, 10))
+    return server, random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter, not a secret
+
+
+async def _check(broker: Broker) -> None:
+    version = str(broker.nc._server_info.get("version", ""))
+    number = re.match(r"v?(\d+)\.(\d+)", version)
+    if number is None or (int(number[1]), int(number[2])) < OLDEST_SERVER:
+        needed = ".".join(map(str, OLDEST_SERVER))
+        raise PgfloError(
+            BROKER_TOO_OLD,
+            f"nats-server at {broker.where} is version {version or 'unknown'}; {needed} is needed",
+        )
+    await broker.ask("INFO", {}, patience_s=2.0)
+
+
+def _explain(error: Exception, address: Address) -> PgfloError:
+    text = _text(error)
+    lowered = text.lower()
+    if "authorization" in lowered or "authentication" in lowered:
+        return PgfloError(BROKER_DENIED, f"{address.text} does not let us in: {text}")
+    if "tls" in lowered or "ssl" in lowered or "certificate" in lowered:
+        return PgfloError(BROKER_TLS, f"no secure connection to {address.text}: {text}")
+    return PgfloError(BROKER_UNREACHABLE, f"cannot connect to {address.text}: {text}")
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

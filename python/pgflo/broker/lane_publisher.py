@@ -1,0 +1,289 @@
+"""The publisher of one copy lane: envelopes in order on a subject of their own, without a chain.
+
+Upstream: a copy process. Downstream: JetStream; the ranges' ledger proves that a range is complete.
+Invariant: what `drain` has returned for is stored, in the order it was published. Lanes share a stream, so
+a message cannot name its predecessor: after a lost answer nobody knows what is stored, and the caller
+publishes the range again as a new attempt (`LaneBroken`). A full stream is no such loss: a lane looks for
+room ahead, and what is refused all the same is sent again, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import nats.errors
+import structlog
+
+from pgflo.broker.acknowledgement import STREAM_FULL, TOO_LARGE, Answer, Inbox
+from pgflo.broker.publisher import (
+    DEADLINE_S,
+    FULL_LOOK_S,
+    STORE_OVERHEAD_BYTES,
+    WINDOW_BYTES,
+    YIELD_BYTES,
+    too_large,
+)
+from pgflo.broker.stored import StreamState, is_missing, state_of
+from pgflo.broker.topology import OUT_OF_STORE, grow
+from pgflo.errors import BROKER_FULL, BROKER_WENT_BACK, PgfloError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.names import Names
+    from pgflo.config.settings import NatsSettings
+
+log = structlog.get_logger("pgflo.broker")
+
+RESERVE_WINDOWS = 8
+"""Room that a lane leaves free, in windows: other lanes are looking at the same room."""
+
+LARGEST_RESERVE = 4
+"""A small stream would never have that much room: at most this part of it is reserved."""
+
+
+class LaneBroken(Exception):  # noqa: N818 - a state of the lane that the caller expects, not a mistake
+    """An answer was lost: publish the range again, as a new attempt, on the same publisher."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    data: bytes
+    subject: str
+    sent_at: float = 0.0
+    refused: bool = False
+
+
+class LanePublisher:
+    """Publishes the copy envelopes of one process. `open` makes it; one task uses it."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        settings: NatsSettings,
+        *,
+        window_bytes: int,
+        deadline_s: float,
+    ) -> None:
+        self.in_flight_bytes = 0
+        self.full_since: float | None = None
+        """Monotonic time since which the stream is full and cannot grow; None while it takes envelopes."""
+        self._broker = broker
+        self._settings = settings
+        self._stream = names.copy_stream
+        self._window_bytes = window_bytes
+        self._deadline_s = deadline_s
+        self._created = ""
+        self._stored_seq = 0
+        self._room_bytes = 0
+        self._first_number = 0
+        """Tag of the oldest in flight; the others follow."""
+        self._window: deque[_Sent] = deque()
+        self._queue: deque[_Sent] = deque()
+        self._broken = ""
+        self._too_large = False
+        self._moved = asyncio.Event()
+        self._inbox = Inbox(broker, self._take)
+        self._unwatch: Callable[[], None] = lambda: None
+
+    @classmethod
+    async def open(
+        cls,
+        broker: Broker,
+        names: Names,
+        settings: NatsSettings,
+        *,
+        window_bytes: int = WINDOW_BYTES,
+        deadline_s: float = DEADLINE_S,
+    ) -> LanePublisher:
+        """Begin to publish into the copy stream, which must be there."""
+        self = cls(broker, names, settings, window_bytes=window_bytes, deadline_s=deadline_s)
+        self._created = state_of(await broker.ask(f"STREAM.INFO.{self._stream}", {})).created
+        await self._inbox.open()
+        self._unwatch = broker.watch(self._on_connection)
+        return self
+
+    async def publish(self, data: bytes, subject: str) -> None:
+        """Send one envelope, waiting while the window or the stream is full. Returns before it is stored.
+
+        Raises `LaneBroken`, and `PgfloError`: BROKER_WENT_BACK, BROKER_PAYLOAD, BROKER_UNREACHABLE (closed).
+        """
+        size = len(data)
+        if size > self._broker.max_payload_bytes:
+            raise too_large(size, self._broker)
+        self._queue.append(_Sent(data, subject))
+        await self._work(lambda: not self._queue)
+        if self._broker.nc.pending_data_size > YIELD_BYTES:
+            await asyncio.sleep(0)
+
+    async def drain(self) -> None:
+        """Return when everything published is stored. Raises what `publish` raises."""
+        await self._work(lambda: not self._queue and not self._window)
+
+    async def verify(self) -> None:
+        """Raise `PgfloError` (BROKER_WENT_BACK) when the stream lost what it has acknowledged."""
+        acknowledged = self._stored_seq
+        state = await self._look()
+        if state.last_seq < acknowledged:
+            raise self._went_back(f"ends with {state.last_seq}, after acknowledging {acknowledged}")
+
+    async def close(self) -> None:
+        """Stop without waiting for what is in flight."""
+        self._unwatch()
+        await self._inbox.close()
+
+    async def _work(self, done: Callable[[], bool]) -> None:
+        """Send what is queued as window and stream allow, until `done`."""
+        while True:
+            await self._raise_broken()
+            if self._window and all(sent.refused for sent in self._window):
+                self._take_back()
+            if done():
+                return
+            if self._queue and self._may_send(len(self._queue[0].data)):
+                needed = len(self._queue[0].data) + STORE_OVERHEAD_BYTES
+                if self._room_bytes < needed:
+                    await self._find_room(needed)
+                else:
+                    self._room_bytes -= needed
+                    await self._send(self._queue.popleft())
+            else:
+                await self._wait_moved()
+
+    def _may_send(self, size: int) -> bool:
+        if not self._window:
+            return True
+        # Behind a refused one, nothing: it would be stored out of order.
+        return (
+            self.in_flight_bytes + size <= self._window_bytes
+            and not self._window[0].refused
+            and not self._window[-1].refused
+        )
+
+    def _take_back(self) -> None:
+        """Queue again what a full stream refused: all that is in flight, so nothing is out of order."""
+        self._first_number += len(self._window)
+        self._queue.extendleft(reversed(self._window))
+        self._window.clear()
+        self.in_flight_bytes = self._room_bytes = 0
+
+    async def _send(self, sent: _Sent) -> None:
+        sent.sent_at, sent.refused = time.monotonic(), False
+        number = self._first_number + len(self._window)
+        self._window.append(sent)
+        self.in_flight_bytes += len(sent.data)
+        try:
+            await self._broker.nc.publish(
+                sent.subject, sent.data, reply=self._inbox.reply_subject(str(number))
+            )
+        except nats.errors.Error as error:
+            self._break(str(error))
+
+    def _take(self, tag: str, answer: Answer) -> None:
+        place = int(tag) - self._first_number
+        if not 0 <= place < len(self._window):
+            return  # of an attempt that was given up
+        sent = self._window[place]
+        if answer.err_code == 0:
+            self._take_stored(sent, answer)
+        elif answer.err_code == TOO_LARGE:
+            self._too_large = True
+        elif answer.err_code == STREAM_FULL or answer.err_code in OUT_OF_STORE:
+            sent.refused = True
+        else:
+            self._break(f"{answer.text} ({answer.err_code})")
+        self._moved.set()
+
+    def _take_stored(self, sent: _Sent, answer: Answer) -> None:
+        self._stored_seq = max(self._stored_seq, answer.seq)
+        if sent is not self._window[0]:
+            self._break("an envelope was stored after one that was not")
+            return
+        self._window.popleft()
+        self._first_number += 1
+        self.in_flight_bytes -= len(sent.data)
+        self.full_since = None
+
+    async def _wait_moved(self) -> None:
+        self._moved.clear()
+        due_s = self._window[0].sent_at + self._deadline_s - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, due_s)):
+                await self._moved.wait()
+        except TimeoutError:
+            if self._window and self._window[0].sent_at + self._deadline_s <= time.monotonic():
+                self._break(f"no acknowledgement within {self._deadline_s:g} s")
+
+    async def _find_room(self, needed_bytes: int) -> None:
+        """Return when the stream has room for `needed_bytes` and for what other lanes may be sending."""
+        while True:
+            state = await self._look()
+            reserve = min(RESERVE_WINDOWS * self._window_bytes, state.max_bytes // LARGEST_RESERVE)
+            free = state.max_bytes - state.bytes - self.in_flight_bytes
+            if free >= reserve + needed_bytes or (state.messages == 0 and free >= needed_bytes):
+                # Look again after a window's worth, or what there is.
+                self._room_bytes = max(needed_bytes, min(self._window_bytes, free - reserve))
+                return
+            if not await self._grow():
+                if self.full_since is None:
+                    self.full_since = time.monotonic()
+                    log.warning(
+                        "the copy stream is full; copying waits for the sinks",
+                        stream=self._stream,
+                        max_bytes=state.max_bytes,
+                        setting="--stream-max-bytes",
+                    )
+                await asyncio.sleep(FULL_LOOK_S)
+
+    async def _grow(self) -> bool:
+        try:
+            return await grow(self._broker, self._stream, self._settings)
+        except PgfloError as error:
+            if error.kind is not BROKER_FULL:
+                raise
+            return False
+
+    async def _look(self) -> StreamState:
+        try:
+            info = await self._broker.ask(f"STREAM.INFO.{self._stream}", {}, patience_s=math.inf)
+        except PgfloError as error:
+            if is_missing(error):
+                raise self._went_back("is gone") from None
+            raise
+        state = state_of(info)
+        if state.created != self._created:
+            raise self._went_back(f"was made anew at {state.created}")
+        return state
+
+    def _on_connection(self) -> None:
+        if self._window:
+            self._break("the connection was lost")
+
+    def _break(self, why: str) -> None:
+        self._broken = self._broken or why
+        self._moved.set()
+
+    async def _raise_broken(self) -> None:
+        """Forget what is in flight, and say so."""
+        if self._too_large:
+            raise too_large(max(len(sent.data) for sent in self._window), self._broker)
+        if not self._broken:
+            return
+        why, self._broken = self._broken, ""
+        self._first_number += len(self._window)
+        self._window.clear()
+        self._queue.clear()
+        self.in_flight_bytes = self._room_bytes = 0
+        await self.verify()
+        log.warning("the range is published again", stream=self._stream, why=why)
+        raise LaneBroken(why)
+
+    def _went_back(self, what: str) -> PgfloError:
+        return PgfloError(BROKER_WENT_BACK, f"stream {self._stream} {what}", stream=self._stream)

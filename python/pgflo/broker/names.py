@@ -1,0 +1,70 @@
+"""The names of everything a group owns, at the source and in the broker.
+
+Upstream: the group's name and incarnation. Downstream: every module that touches a slot, publication,
+stream, subject or bucket.
+Invariant: names of two groups never meet, and no name is built anywhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pgflo.errors import CONFIG, PgfloError
+
+if TYPE_CHECKING:
+    import uuid
+
+GROUP_NAME = re.compile(r"[a-z0-9_]{1,40}")
+
+SHORT_INCARNATION = 8
+"""Leading hex digits of the incarnation in stream names: enough to tell a group's incarnations apart."""
+
+
+class Names:
+    """All names of one incarnation of a group. Cheap; make one wherever needed."""
+
+    def __init__(self, group: str, incarnation: uuid.UUID) -> None:
+        check_group(group)
+        self.group = group
+        self.incarnation = incarnation
+        short = incarnation.hex[:SHORT_INCARNATION]
+        self.changes_stream = f"pgflo_{group}_{short}_changes"
+        self.copy_stream = f"pgflo_{group}_{short}_copy"
+        self.changes_subject = f"pgflo.{group}.{short}.changes"
+        self._copy_prefix = f"pgflo.{group}.{short}.copy."
+        self.copy_subjects = f"{self._copy_prefix}*"
+        self.slot = f"pgflo_{group}"
+        self.publication = f"pgflo_{group}"
+        self.insert_publication = f"pgfloinsert_{group}"
+        """Not `pgflo_<group>_insert`: that is the publication of the group `<group>_insert`."""
+
+    def copy_subject(self, lane: int) -> str:
+        """Subject of one copy lane."""
+        return f"{self._copy_prefix}{lane}"
+
+    def lane_of(self, subject: str) -> int:
+        """The lane that an envelope of the copy stream came through. ValueError for another subject."""
+        if not subject.startswith(self._copy_prefix):
+            raise ValueError(f"{subject} is not a copy lane of group {self.group}")
+        return int(subject.removeprefix(self._copy_prefix))
+
+    @staticmethod
+    def bucket_of(group: str) -> str:
+        """Key-value bucket of the group's record; the same for all incarnations."""
+        check_group(group)
+        return f"pgflo_{group}"
+
+
+def check_group(group: str) -> None:
+    """Raise `PgfloError` (CONFIG) unless `group` may stand in names."""
+    if not GROUP_NAME.fullmatch(group):
+        raise PgfloError(
+            CONFIG, f"{group!r} is not a group name: 1 to 40 of a-z, 0-9 and _", setting="group"
+        )
+
+
+def stream_pattern(group: str) -> re.Pattern[str]:
+    """Match the streams of every incarnation of `group`, and no other group's."""
+    check_group(group)
+    return re.compile(rf"pgflo_{group}_[0-9a-f]{{{SHORT_INCARNATION}}}_(changes|copy)")

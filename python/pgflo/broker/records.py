@@ -1,0 +1,166 @@
+"""What replicator, workers and `status` tell each other: the values of a group's record.
+
+Upstream: whoever owns a fact writes its record. Downstream: `record` stores them as JSON in a bucket.
+Invariant: what is read back has the declared types, or reading fails with BROKER_RECORD; unknown fields
+of a newer version are passed over.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from pgflo.errors import BROKER_RECORD, PgfloError
+
+
+class Phase(enum.StrEnum):
+    """Life of a group. Only its replicator moves it."""
+
+    CREATING = "creating"
+    """Slot, publication and streams are being made. Crash: begun again."""
+    COPYING = "copying"
+    """Tables are read in a snapshot; changes flow meanwhile."""
+    STREAMING = "streaming"
+    """Every range is published; only changes flow."""
+    COPIED = "copied"
+    """A copy without streaming: everything is published."""
+    DONE = "done"
+    """The replicator ended by itself at `final_lsn`."""
+
+
+class TableState(enum.StrEnum):
+    """Life of one table's copy."""
+
+    WAITING = "waiting"
+    """Nothing published under the present snapshot."""
+    COPYING = "copying"
+    """Ranges are being published."""
+    PUBLISHED = "published"
+    """Every range is in the broker."""
+    READY = "ready"
+    """Every registered sink has applied every range, or there was nothing to copy."""
+
+
+class Stored:
+    """A record that travels as JSON."""
+
+    def to_json(self) -> bytes:
+        """Encode for the bucket."""
+        return orjson.dumps(self, option=orjson.OPT_NON_STR_KEYS)
+
+    @classmethod
+    def from_json(cls, value: bytes, *, key: str = "") -> Self:
+        """Decode and check. Raises `PgfloError` (BROKER_RECORD) that names `key` and the field."""
+        try:
+            read: Self = _adapter(cls).validate_json(value)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(str(step) for step in first["loc"]) or "the whole"
+            raise PgfloError(
+                BROKER_RECORD,
+                f"{key or cls.__name__} in the group's record cannot be read: {place}: {first['msg']}",
+                key=key,
+            ) from None
+        return read
+
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+"""Made on first use: they cost milliseconds each."""
+
+
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    if cls.__name__ not in _ADAPTERS:
+        _ADAPTERS[cls.__name__] = TypeAdapter(cls)
+    return _ADAPTERS[cls.__name__]
+
+
+@dataclass(frozen=True)
+class GroupRecord(Stored):
+    """The group itself; key `group`."""
+
+    incarnation: str
+    system_id: str
+    timeline: int
+    database: str
+    slot: str
+    publications: list[str]
+    options: dict[str, str]
+    """Decoding options; ordinals mean nothing under others."""
+    mode: str
+    start_lsn: int
+    """The slot's consistent point: changes begin at (start_lsn, 0)."""
+    phase: Phase
+    tables: list[int] = field(default_factory=list)
+    """OIDs of the group's tables."""
+    lanes: int = 0
+    """Copy lanes in use."""
+    final_lsn: int | None = None
+    """All is published up to here and the replicator ended by itself."""
+
+
+@dataclass(frozen=True)
+class ColumnRecord:
+    """A column of a table at the source."""
+
+    name: str
+    type_oid: int
+    type_name: str
+    typmod: int
+
+
+@dataclass(frozen=True)
+class TableRecord(Stored):
+    """One table and its copy; key `table.<oid>`."""
+
+    oid: int
+    schema: str
+    name: str
+    root: tuple[str, str] | None
+    """Schema and name of the partitioned table that this is a leaf of."""
+    columns: list[ColumnRecord]
+    key: list[str]
+    """Columns of the replica identity, in index order."""
+    identity: str
+    """pg_class.relreplident."""
+    state: TableState
+    snapshot_lsn: int = 0
+    ranges: int = 0
+    range_blocks: int = 0
+    bytes: int = 0
+    """Size of the heap when the ranges were cut."""
+    published_ranges: int = 0
+    published_rows: int = 0
+    published_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class SinkRecord(Stored):
+    """A registered sink and how far it is; key `sink.<name>`. The truth is the sink's own row."""
+
+    name: str
+    kind: str
+    incarnation: str
+    commit_lsn: int
+    ordinal: int
+    end_lsn: int
+    phase: str
+    lane_seqs: dict[int, int] = field(default_factory=dict)
+    """Lane → last sequence of the copy stream whose range is applied."""
+    commit_time_us: int = 0
+    """Of the last commit applied, µs since 2000-01-01."""
+    updated_at: str = ""
+    applied_changes: int = 0
+
+
+@dataclass(frozen=True)
+class CopiedRecord(Stored):
+    """Which ranges of a table a sink has committed; key `copied.<sink>.<oid>`."""
+
+    sink: str
+    oid: int
+    ranges: list[int]
+    rows: int
