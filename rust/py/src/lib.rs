@@ -1,6 +1,13 @@
 //! The Python face of pgflo-core and pgflo-pump: thin classes, one boundary.
 #![forbid(unsafe_code)]
 
+mod assembler;
+mod boundary;
+mod copy;
+mod envelope;
+mod error;
+mod lsn;
+mod messages;
 mod pump;
 
 use pyo3::prelude::*;
@@ -10,6 +17,30 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
+    const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+    #[pymodule_export]
+    use crate::error::{CoreError, DecodeError, EnvelopeError};
+    #[pymodule_export]
+    use crate::lsn::{lsn_format, lsn_parse};
+
+    #[pymodule_export]
+    const KIND_CHANGES: u8 = crate::envelope::KIND_CHANGES;
+    #[pymodule_export]
+    const KIND_WATERMARK: u8 = crate::envelope::KIND_WATERMARK;
+    #[pymodule_export]
+    const KIND_COPY: u8 = crate::envelope::KIND_COPY;
+    #[pymodule_export]
+    const HEADER_BYTES: usize = pgflo_core::envelope::HEADER_BYTES;
+    #[pymodule_export]
+    use crate::assembler::Assembler;
+    #[pymodule_export]
+    use crate::copy::CopyPacker;
+    #[pymodule_export]
+    use crate::envelope::{Envelope, Header, read_header};
+    #[pymodule_export]
+    use crate::messages::decode_messages;
+
     #[pymodule_export]
     use crate::pump::Pump;
     #[pymodule_export]

@@ -1,0 +1,18 @@
+//! Envelopes: what the broker stores. A header, then many changes or a piece of COPY rows.
+//!
+//! The body of a change envelope is pgoutput as the server sent it, each message behind its u32 length,
+//! so it can be read alone: a Begin stands before its first change, a Relation (behind the Types of its
+//! columns) before the first change of that table. Envelopes form a chain: each tells the position where
+//! the one before it ended, so a reader notices a gap by itself.
+//!
+//! Upstream: frames drained by the pump. Downstream: the broker, then replay at the destination.
+
+pub mod assemble;
+mod body;
+pub mod header;
+pub mod read;
+mod schema;
+
+pub use assemble::{Assembler, Envelope, Sizes};
+pub use header::{CopyFields, HEADER_BYTES, Header, Kind};
+pub use read::{Messages, Placed, Reader};

@@ -1,0 +1,44 @@
+//! Truncate: i32 relation_count, u8 options (1 = CASCADE, 2 = RESTART IDENTITY), u32 oid × count.
+
+use super::cursor::Cursor;
+use crate::error::Reason;
+
+const CASCADE: u8 = 1;
+const RESTART_IDENTITY: u8 = 2;
+
+/// Tables emptied together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Truncate<'a> {
+    /// Whether the statement said CASCADE.
+    pub cascade: bool,
+    /// Whether the statement said RESTART IDENTITY.
+    pub restart_identity: bool,
+    oids: &'a [u8],
+}
+
+impl<'a> Truncate<'a> {
+    pub(super) fn decode(body: &mut Cursor<'a>) -> Result<Self, Reason> {
+        let count = body.length()?;
+        let options = body.u8()?;
+        if options & !(CASCADE | RESTART_IDENTITY) != 0 {
+            return Err(Reason::UnknownTag {
+                field: "truncate options",
+                value: options,
+            });
+        }
+        // Borrowed, not collected: the count is input, and a lie must not allocate gigabytes.
+        let oids = body.take(count.saturating_mul(size_of::<u32>()))?;
+        let [cascade, restart_identity] = [CASCADE, RESTART_IDENTITY].map(|bit| options & bit != 0);
+        Ok(Self {
+            cascade,
+            restart_identity,
+            oids,
+        })
+    }
+
+    /// The tables, in the server's order.
+    pub fn relation_oids(&self) -> impl ExactSizeIterator<Item = u32> + use<'a> {
+        let (oids, _) = self.oids.as_chunks::<4>();
+        oids.iter().map(|oid| u32::from_be_bytes(*oid))
+    }
+}
