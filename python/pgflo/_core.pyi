@@ -15,6 +15,43 @@ from typing import Final, Literal, TypeAlias, final
 
 from typing_extensions import Buffer
 
+__all__ = [
+    "HEADER_BYTES",
+    "KIND_CHANGES",
+    "KIND_COPY",
+    "KIND_WATERMARK",
+    "PROFILE",
+    "PUMP_END",
+    "PUMP_FAILED",
+    "PUMP_IDLE",
+    "PUMP_MORE",
+    "STEP_DONE",
+    "STEP_FAILED",
+    "STEP_MESSAGE",
+    "STEP_RELATION",
+    "STEP_STATEMENT",
+    "STEP_TRUNCATE",
+    "VERSION",
+    "Assembler",
+    "Column",
+    "CopyPacker",
+    "CoreError",
+    "DecodeError",
+    "Envelope",
+    "EnvelopeError",
+    "Header",
+    "Pump",
+    "Relation",
+    "Replay",
+    "Shape",
+    "Statement",
+    "Step",
+    "decode_messages",
+    "lsn_format",
+    "lsn_parse",
+    "read_header",
+]
+
 VERSION: Final[str]
 """Version of the package that this extension was built from."""
 PROFILE: Final[str]
@@ -269,47 +306,47 @@ class CopyPacker:
     def bytes(self) -> int:
         """Bytes of rows fed."""
 
-Cell: TypeAlias = tuple[Literal["n", "u", "t", "b"], bytes | None]
+_Cell: TypeAlias = tuple[Literal["n", "u", "t", "b"], bytes | None]
 """A column of a tuple: null, unchanged TOAST (both with None), text or binary."""
 
-BeginMessage: TypeAlias = tuple[Literal["B"], int, int, int]
+_BeginMessage: TypeAlias = tuple[Literal["B"], int, int, int]
 """final_lsn, commit_time_us, xid"""
-CommitMessage: TypeAlias = tuple[Literal["C"], int, int, int]
+_CommitMessage: TypeAlias = tuple[Literal["C"], int, int, int]
 """commit_lsn, end_lsn, commit_time_us"""
-OriginMessage: TypeAlias = tuple[Literal["O"], int, str]
+_OriginMessage: TypeAlias = tuple[Literal["O"], int, str]
 """origin_lsn, name"""
-RelationMessage: TypeAlias = tuple[
+_RelationMessage: TypeAlias = tuple[
     Literal["R"], int, str, str, str, list[tuple[bool, str, int, int]]
 ]
 """oid, schema ("" = pg_catalog), name, replica identity, columns (key, name, type_oid, typmod)"""
-TypeMessage: TypeAlias = tuple[Literal["Y"], int, str, str]
+_TypeMessage: TypeAlias = tuple[Literal["Y"], int, str, str]
 """oid, schema, name"""
-InsertMessage: TypeAlias = tuple[Literal["I"], int, list[Cell]]
+_InsertMessage: TypeAlias = tuple[Literal["I"], int, list[_Cell]]
 """relation_oid, new"""
-UpdateMessage: TypeAlias = tuple[
-    Literal["U"], int, Literal["", "K", "O"], list[Cell] | None, list[Cell]
+_UpdateMessage: TypeAlias = tuple[
+    Literal["U"], int, Literal["", "K", "O"], list[_Cell] | None, list[_Cell]
 ]
 """relation_oid, what `old` is, old, new"""
-DeleteMessage: TypeAlias = tuple[Literal["D"], int, Literal["K", "O"], list[Cell]]
+_DeleteMessage: TypeAlias = tuple[Literal["D"], int, Literal["K", "O"], list[_Cell]]
 """relation_oid, what `old` is, old"""
-TruncateMessage: TypeAlias = tuple[Literal["T"], bool, bool, list[int]]
+_TruncateMessage: TypeAlias = tuple[Literal["T"], bool, bool, list[int]]
 """cascade, restart identity, relation_oids"""
-LogicalMessage: TypeAlias = tuple[Literal["M"], bool, int, str, bytes]
+_LogicalMessage: TypeAlias = tuple[Literal["M"], bool, int, str, bytes]
 """transactional, lsn, prefix, content"""
-PgoutputMessage: TypeAlias = (
-    BeginMessage
-    | CommitMessage
-    | OriginMessage
-    | RelationMessage
-    | TypeMessage
-    | InsertMessage
-    | UpdateMessage
-    | DeleteMessage
-    | TruncateMessage
-    | LogicalMessage
+_PgoutputMessage: TypeAlias = (
+    _BeginMessage
+    | _CommitMessage
+    | _OriginMessage
+    | _RelationMessage
+    | _TypeMessage
+    | _InsertMessage
+    | _UpdateMessage
+    | _DeleteMessage
+    | _TruncateMessage
+    | _LogicalMessage
 )
 
-def decode_messages(body: Buffer) -> list[PgoutputMessage]:
+def decode_messages(body: Buffer) -> list[_PgoutputMessage]:
     """Decode every message of a whole logical body, for eyes and tests: a Python tuple per message.
 
     Slow on purpose (µs per message), never for the hot path. Raises `DecodeError`.
