@@ -123,8 +123,8 @@ def cache_directory() -> Path | None:
     return path
 
 
-def keep_copy(source: Path, name: str, *, cache: Path) -> Path:
-    """Copy a tree into the cache under a name and return where it stands. Whoever is first wins.
+def keep_copy(base: Path, trees: list[Path], name: str, *, cache: Path) -> Path:
+    """Copy trees below `base` into `cache/name` and return where that is. Whoever is first wins.
 
     It appears by a rename: complete or not at all. For root everything in it may be read by others,
     so no secret belongs into it.
@@ -132,7 +132,8 @@ def keep_copy(source: Path, name: str, *, cache: Path) -> Path:
     final = cache / name
     building = cache / f".{name}.{secrets.token_hex(COPY_SUFFIX_BYTES)}"
     try:
-        shutil.copytree(source, building, symlinks=True)
+        for tree in trees:
+            shutil.copytree(base / tree, building / tree, symlinks=True, dirs_exist_ok=True)
         if os.geteuid() == 0:
             let_others_read(building)
         building.rename(final)

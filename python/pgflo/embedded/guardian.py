@@ -9,6 +9,9 @@ starts it and talks to it in JSON lines over stdin and stdout. Downstream: one s
     in   {"signal": n}                                 to the server
     out  {"exit": code}                                the server and all its descendants are gone
 
+The one argument is the number of an open file that holds the directory's lock: it passes on to the
+server, so that the lock is free when the last process is gone.
+
 Invariant: the server ends when this process ends, and this process ends when its parent does. The
 parent's death shows as end of file on stdin and, should a forked child of the parent still hold the
 other end of that pipe, on a pidfd. Descendants that outlive their server (PostgreSQL's backends
@@ -46,7 +49,8 @@ SWEEP_POLL_MS = 20
 class Guardian:
     """One server at a time, its descendants, and the directory that goes last."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock_fd: int) -> None:
+        self.lock_fd = lock_fd
         self.parent = os.getppid()
         self.prctl: Callable[..., int] | None = None
         self.remove: str | None = None
@@ -89,7 +93,7 @@ class Guardian:
         self.asked_to_end = True
 
     def _open_parent(self) -> int | None:
-        if sys.platform != "linux" or self.parent == 1:
+        if sys.platform != "linux":
             return None
         try:
             return os.pidfd_open(self.parent)
@@ -115,8 +119,8 @@ class Guardian:
             self.remove = command["remove"]
         elif "run" in command:
             self._run(command["run"])
-        elif self.server is not None:
-            self.server.send_signal(command["signal"])
+        else:
+            self._signal(command["signal"])
 
     def _run(self, run: dict[str, Any]) -> None:
         orphan_signal, prctl, guardian = run["orphan_signal"], self.prctl, os.getpid()
@@ -142,6 +146,7 @@ class Guardian:
                 extra_groups=None if run["user"] is None else [],
                 start_new_session=True,
                 umask=0o077,
+                pass_fds=(self.lock_fd,),
                 preexec_fn=follow_to_death,  # noqa: PLW1509 - this process has one thread
             )
         except (OSError, subprocess.SubprocessError) as error:
@@ -151,6 +156,11 @@ class Guardian:
             os.close(log)
         self.ladder = [(number, seconds) for number, seconds in run["ladder"]]
         self._say({"pid": self.server.pid})
+
+    def _signal(self, number: int) -> None:
+        """Signal the server. Not by `Popen.send_signal`, which reaps, and then `_reap` cannot."""
+        if self.server is not None:
+            os.kill(self.server.pid, number)
 
     def _reap(self) -> None:
         """Collect whoever ended. Is it the server, its descendants follow; then it is told."""
@@ -190,7 +200,8 @@ class Guardian:
         for number, seconds in [*self.ladder, (signal.SIGKILL, float("inf"))]:
             if self.server is None:
                 return
-            self.server.send_signal(number)
+            self._signal(number)
+            self._signal(signal.SIGCONT)  # should it have been stopped
             deadline = time.monotonic() + seconds
             while self.server is not None and time.monotonic() < deadline:
                 poll.poll(100)
@@ -215,4 +226,4 @@ def _children_of(parent: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    Guardian().serve()
+    Guardian(int(sys.argv[1])).serve()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,30 +54,40 @@ class Launch:
 class Lifeline:
     """A guardian process, open from `__init__` to `close`; runs one program at a time."""
 
-    def __init__(self, *, log: Path, remove: Path | None = None) -> None:
-        """Start the guardian. `remove` is a directory that goes with this object or process."""
+    def __init__(self, *, log: Path, lock_fd: int, remove: Path | None = None) -> None:
+        """Start the guardian. It and what it runs hold the open file `lock_fd`.
+
+        `remove` is a directory that goes with this object or process.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         log_fd = os.open(log, flags, 0o600)
         try:
             self._guardian = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARDIAN)],
+                [sys.executable, "-I", "-S", str(GUARDIAN), str(lock_fd)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_fd,
                 cwd="/",
                 start_new_session=True,
+                pass_fds=(lock_fd,),
             )
         finally:
             os.close(log_fd)
+        self._remove = remove
         self._pending = b""
         self._running = False
         self._exit_code: int | None = None
         self._say({"remove": None if remove is None else str(remove)})
 
     @property
+    def is_open(self) -> bool:
+        """Whether the guardian is there: it is until `close`, unless somebody kills it."""
+        return self._guardian.poll() is None
+
+    @property
     def running(self) -> bool:
-        """Whether a program was started whose end has not been seen yet."""
-        return self._running
+        """Whether the program that was started last has not ended yet."""
+        return self._running and self.wait(0) is None
 
     def run(self, launch: Launch) -> int:
         """Start a program, return its process id. `PgfloError` when it cannot be executed."""
@@ -111,11 +122,14 @@ class Lifeline:
     def wait(self, timeout_s: float) -> int | None:
         """Return the exit code (negative: a signal) once program and descendants are gone.
 
-        None when that has not happened within `timeout_s` seconds.
+        None when that has not happened within `timeout_s` seconds, or nothing was started. A
+        guardian that was killed counts as a program that was killed: the kernel sees to that.
         """
-        if self._running and (answer := self._listen(timeout_s)) is not None:
-            self._running = False
-            self._exit_code = answer["exit"]
+        if self._running:
+            answer = self._listen(timeout_s)
+            if answer is not None:
+                self._running = False
+                self._exit_code = answer["exit"]
         return None if self._running else self._exit_code
 
     def run_to_end(self, launch: Launch, timeout_s: float) -> int:
@@ -138,6 +152,8 @@ class Lifeline:
             self._guardian.kill()  # the kernel passes `orphan_signal` on
             self._guardian.wait()
         self._running = False
+        if self._remove is not None:
+            shutil.rmtree(self._remove, ignore_errors=True)  # there only if the guardian was killed
 
     def _say(self, message: dict[str, Any]) -> None:
         pipe = self._guardian.stdin
@@ -163,8 +179,7 @@ class Lifeline:
                 return None
             block = os.read(pipe.fileno(), 65536)
             if not block:
-                self._running = False
-                raise PgfloError(SERVER_START, "the server's guardian process was killed")
+                return {"exit": -int(signal.SIGKILL), "refused": "its guardian process was killed"}
             self._pending += block
         line, _, self._pending = self._pending.partition(b"\n")
         answer = json.loads(line)

@@ -1,12 +1,13 @@
 """A PostgreSQL server that belongs to this process.
 
 Upstream: `pgflo demo`, the fixtures. Downstream: `template.py` for the data directory,
-`lifeline.py` for the process. What stands in the server's directory:
+`server.py` for the process. What stands in the server's directory:
 
     data/             PGDATA, of the server's account
     run/              the Unix socket, where its path is short enough for one
     postgresql.conf   initdb's settings, then ours; `ALTER SYSTEM` wins over both
     server.log        all that initdb and the server said
+    created           the data directory was made to the end
 
 Invariant: nothing outside this directory is written (except the cache of templates), nothing but
 loopback is listened on, and the server ends with this process.
@@ -16,25 +17,23 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import time
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from pgflo.embedded.account import claim_directory, server_account
+from pgflo.embedded.account import server_account
 from pgflo.embedded.binaries import find_postgres
 from pgflo.embedded.install import readable_install
 from pgflo.embedded.interlock import remove_interlock
-from pgflo.embedded.lifeline import Launch, Lifeline
+from pgflo.embedded.lifeline import Launch
 from pgflo.embedded.ports import LOOPBACK, free_port
+from pgflo.embedded.server import STOP_TIMEOUT_S, EmbeddedServer
 from pgflo.embedded.template import SUPERUSER, Cluster, create_cluster
-from pgflo.errors import CONFIG, PORT_TAKEN, SERVER_START, SERVER_STOP, PgfloError
+from pgflo.errors import CONFIG, PORT_TAKEN, PgfloError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from pgflo.embedded.binaries import Found
 
@@ -44,16 +43,11 @@ STOP_SIGNALS = {
     "fast": signal.SIGINT,
     "immediate": signal.SIGQUIT,
 }
-START_TIMEOUT_S = 120.0
-"""Crash recovery is part of a start."""
-STOP_TIMEOUT_S = 60.0
-READY_POLL_S = 0.005
-PORT_ATTEMPTS = 20
-LOG_TAIL_LINES = 12
-PID_FILE_STATUS_LINE = 7
 QUICK_LADDER = ((signal.SIGQUIT, 5.0),)
 """When nobody will want the data again: no checkpoint, children killed by the postmaster itself."""
 CAREFUL_LADDER = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0))
+PORT_ATTEMPTS = 20
+PID_FILE_STATUS_LINE = 7
 LONGEST_SOCKET_DIRECTORY_BYTES = 90
 """A socket's whole path must fit into 107 bytes."""
 SETTINGS = {
@@ -73,7 +67,7 @@ SETTINGS = {
 }
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """One server; a context manager that starts and closes it. Calls must not overlap.
 
     `directory` is made, or empty, or left by an earlier one: then its data is served again.
@@ -82,6 +76,9 @@ class EmbeddedPostgres:
     people use the machine. `port` 0 takes a free one, which later starts of this object keep.
     `throw_away` removes the directory when the object is closed or this process dies.
     """
+
+    title = "PostgreSQL"
+    kind = "postgres"
 
     def __init__(
         self,
@@ -94,45 +91,17 @@ class EmbeddedPostgres:
         throw_away: bool = False,
         use_cache: bool = True,
     ) -> None:
+        super().__init__(directory, server_account(), port=port, throw_away=throw_away)
         self.binaries = find_postgres(bin_dir)
-        self._account = server_account()
-        self.directory = claim_directory(directory, self._account, kind="postgres")
-        self.log_path = self.directory / "server.log"
+        self.data = self.directory / "data"
         self._settings = {**SETTINGS, **(settings or {})}
         self._password = password
-        self._throw_away = throw_away
         self._use_cache = use_cache
-        self._port = port
-        self._pid = 0
-        self._lifeline: Lifeline | None = None
-
-    @property
-    def data(self) -> Path:
-        """The data directory."""
-        return self.directory / "data"
-
-    @property
-    def port(self) -> int:
-        """The TCP port on 127.0.0.1; known from the first start on."""
-        if not self._port:
-            raise PgfloError(SERVER_START, "the embedded PostgreSQL was not started yet")
-        return self._port
-
-    @property
-    def pid(self) -> int:
-        """Process id of the postmaster that was started last."""
-        return self._pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the server was started and has not ended, by our doing or its own."""
-        return self._lifeline is not None and self._lifeline.wait(0) is None and self._pid != 0
 
     def dsn(self, dbname: str = "postgres", user: str = SUPERUSER) -> str:
         """Return a connection URL, with the password if there is one and it is this user's."""
-        secret = (
-            f":{quote(self._password, safe='')}" if self._password and user == SUPERUSER else ""
-        )
+        mine = self._password is not None and user == SUPERUSER
+        secret = f":{quote(self._password or '', safe='')}" if mine else ""
         return (
             f"postgresql://{quote(user, safe='')}{secret}@{LOOPBACK}:{self.port}"
             f"/{quote(dbname, safe='')}"
@@ -146,20 +115,23 @@ class EmbeddedPostgres:
         """
         if self.running:
             return
-        if self._lifeline is None:
-            remove = self.directory if self._throw_away else None
-            self._lifeline = Lifeline(log=self.log_path, remove=remove)
-        self._pid = 0
+        self._open_lifeline()
         binaries = readable_install(self.binaries, self._account)
-        self._make_data(self._lifeline, binaries)
-        for attempt in range(PORT_ATTEMPTS):
+        self._make_data(binaries)
+        for attempts_left in reversed(range(PORT_ATTEMPTS)):
             port = self._port or free_port()
             self._write_config(port)
-            if self._launch(self._lifeline, binaries.path):
+            try:
+                self._run(self._launch(binaries), self._accepts_connections)
+            except PgfloError as error:
+                if error.kind is not PORT_TAKEN:
+                    raise
+                if self._port or not attempts_left:
+                    detail = f"port {port} on {LOOPBACK} is in use"
+                    raise PgfloError(PORT_TAKEN, detail, port=port) from error
+            else:
                 self._port = port
                 return
-            if self._port or attempt + 1 == PORT_ATTEMPTS:
-                raise PgfloError(PORT_TAKEN, f"port {port} on {LOOPBACK} is in use", port=port)
 
     def stop(self, mode: StopMode = "fast", timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Return when the server and all its children are gone; nothing if it does not run.
@@ -167,30 +139,13 @@ class EmbeddedPostgres:
         `smart` waits for clients to leave, `fast` sends them away, `immediate` is a crash with
         notice. Raises `PgfloError` SERVER_STOP, having killed it, when that takes too long.
         """
-        if self._lifeline is None or not self.running:
-            return
-        self._lifeline.signal(STOP_SIGNALS[mode])
-        if self._lifeline.wait(timeout_s) is None:
-            self.kill()
-            raise PgfloError(
-                SERVER_STOP,
-                f"PostgreSQL did not stop ({mode}) in {timeout_s:g} s and was killed; "
-                f"see {self.log_path}",
-            )
-        self._pid = 0
-        if not self._throw_away:
-            self._lifeline.close()
-            self._lifeline = None
+        self._stop(STOP_SIGNALS[mode], timeout_s)
 
     def kill(self) -> None:
         """SIGKILL the postmaster, then its children; return when all of them are gone."""
-        if self._lifeline is None or not self.running:
-            return
-        self._lifeline.signal(signal.SIGKILL)
-        if self._lifeline.wait(STOP_TIMEOUT_S) is None:
-            raise PgfloError(SERVER_STOP, f"process {self._pid} survives SIGKILL")
-        self._pid = 0
-        remove_interlock(self.data)
+        if self.running:
+            super().kill()
+            remove_interlock(self.data)
 
     def restart(
         self, mode: StopMode = "fast", *, settings: Mapping[str, str] | None = None
@@ -209,32 +164,7 @@ class EmbeddedPostgres:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.dsn(name)
 
-    def close(self) -> None:
-        """Stop for good: `fast`; `immediate` if the directory is thrown away, which goes too."""
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._lifeline = None
-            self._pid = 0
-        elif self._throw_away:
-            shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _make_data(self, lifeline: Lifeline, binaries: Found) -> None:
+    def _make_data(self, binaries: Found) -> None:
         """Fill the data directory, unless an earlier start has done it to the end."""
         finished = self.directory / "created"
         if finished.exists():
@@ -247,7 +177,7 @@ class EmbeddedPostgres:
             log=self.log_path,
             password=self._password,
         )
-        create_cluster(cluster, lifeline, use_cache=self._use_cache)
+        create_cluster(cluster, self._open_lifeline(), use_cache=self._use_cache)
         sockets = self.directory / "run"
         sockets.mkdir(exist_ok=True, mode=0o700)
         self._account.give(sockets)
@@ -255,6 +185,20 @@ class EmbeddedPostgres:
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "HOME": str(self.directory)}
+
+    def _launch(self, binaries: Found) -> Launch:
+        config = self.directory / "postgresql.conf"
+        program = binaries.path / "postgres"
+        return Launch(
+            argv=[str(program), "-D", str(self.data), f"--config-file={config}"],
+            cwd=self.directory,
+            log=self.log_path,
+            env=self._environment(),
+            user=self._account.uid if self._account.switched else None,
+            group=self._account.gid if self._account.switched else None,
+            ladder=QUICK_LADDER if self._throw_away else CAREFUL_LADDER,
+            orphan_signal=signal.SIGQUIT,
+        )
 
     def _write_config(self, port: int) -> None:
         """Write the configuration file anew; it may hold passwords (`primary_conninfo`)."""
@@ -277,39 +221,6 @@ class EmbeddedPostgres:
             file.write("\n".join(lines) + "\n")
         self._account.give(path)
 
-    def _launch(self, lifeline: Lifeline, bin_dir: Path) -> bool:
-        """Start the postmaster and wait until it accepts connections. False: the port was taken."""
-        log_from = self.log_path.stat().st_size
-        config = self.directory / "postgresql.conf"
-        self._pid = lifeline.run(
-            Launch(
-                argv=[str(bin_dir / "postgres"), "-D", str(self.data), f"--config-file={config}"],
-                cwd=self.data,
-                log=self.log_path,
-                env=self._environment(),
-                user=self._account.uid if self._account.switched else None,
-                group=self._account.gid if self._account.switched else None,
-                ladder=QUICK_LADDER if self._throw_away else CAREFUL_LADDER,
-                orphan_signal=signal.SIGQUIT,
-            )
-        )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._accepts_connections():
-            code = lifeline.wait(READY_POLL_S)
-            if code is None and time.monotonic() < deadline:
-                continue
-            said = self._log_since(log_from)
-            if code is not None and "Address already in use" in said:
-                self._pid = 0
-                return False
-            if code is None:
-                self.kill()
-            self._pid = 0
-            why = "is not ready" if code is None else f"ended with code {code}"
-            tail = "\n".join(said.splitlines()[-LOG_TAIL_LINES:])
-            raise PgfloError(SERVER_START, f"PostgreSQL {why}; {self.log_path} ends:\n{tail}")
-        return True
-
     def _accepts_connections(self) -> bool:
         """Read what the postmaster writes for pg_ctl: its pid first, `ready` at the end."""
         try:
@@ -321,11 +232,6 @@ class EmbeddedPostgres:
             and lines[0].strip() == str(self._pid)
             and lines[PID_FILE_STATUS_LINE].strip() == "ready"
         )
-
-    def _log_since(self, offset: int) -> str:
-        with self.log_path.open("rb") as file:
-            file.seek(offset)
-            return file.read().decode(errors="replace")
 
 
 def _checked(name: str) -> str:

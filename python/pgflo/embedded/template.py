@@ -140,7 +140,7 @@ def _cache_key(binaries: Found) -> str:
 def _keep(data: Path, cache: Path, name: str) -> None:
     """Put a copy of a new data directory into the cache; the start goes on if it is full."""
     try:
-        template = keep_copy(data, name, cache=cache)
+        template = keep_copy(data, [Path()], name, cache=cache)
         building = template / f".{MANIFEST}.{secrets.token_hex(4)}"
         building.write_text(json.dumps(_measure(template)))
         if os.geteuid() == 0:
