@@ -1,8 +1,8 @@
 """What the broker answers to a published message, and the inbox through which the answers come.
 
 Upstream: the broker. Downstream: `publisher`, `lane_publisher`.
-Invariant: every answer carries the tag of the message it belongs to, also after a reconnect; what cannot
-be read counts as a refusal, never as stored.
+Invariant: every answer carries the tag of the message it belongs to, also after a reconnect; what
+cannot be read counts as a refusal, never as stored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Inbox:
-    """A subject of our own for answers; each message asks for its answer at `reply_subject(tag)`."""
+    """A subject of our own; each message asks for its answer at `reply_subject(tag)`."""
 
     def __init__(self, broker: Broker, take: Callable[[str, Answer], None]) -> None:
         self._broker = broker

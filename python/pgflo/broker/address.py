@@ -1,8 +1,8 @@
 """Where the broker is and how to prove who we are: `--nats-url` and its companions, taken apart.
 
 Upstream: `NatsSettings`. Downstream: `connection`.
-Invariant: server addresses leave here without credentials, so no log, error or process list can show
-them; a secret is handed out only to a connection that is encrypted if the user asked for that.
+Invariant: server addresses leave here without credentials, so no log, error or process list can
+show them; a secret is handed out only to a connection that is encrypted if the user asked for that.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Address:
 
 
 def read_address(settings: NatsSettings) -> Address:
-    """Take `settings.url` apart. Raises `PgfloError` (BROKER_URL), which never quotes credentials."""
+    """Take `settings.url` apart. `PgfloError` (BROKER_URL) never quotes credentials."""
     if not settings.url:
         raise PgfloError(BROKER_URL, "no broker is named")
     parts = [_split(one.strip()) for one in settings.url.split(",") if one.strip()]
@@ -101,7 +101,7 @@ def read_address(settings: NatsSettings) -> Address:
 
 
 def tls_context(settings: NatsSettings, address: Address) -> ssl.SSLContext | None:
-    """The TLS settings, or None to take the defaults. Raises `PgfloError` (BROKER_TLS)."""
+    """Read the TLS files, None to take the defaults. Raises `PgfloError` (BROKER_TLS)."""
     if not address.encrypted:
         return None
     try:

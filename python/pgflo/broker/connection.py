@@ -51,8 +51,8 @@ LONGEST_RECONNECT_WAIT_S = 2.0
 """Waits between attempts double from 0.05 s up to this, each with jitter."""
 
 PENDING_BYTES = 256 * 1024 * 1024
-"""Room in the client's send buffer. Publishers keep far below it with windows of their own: the client's
-way of waiting when it is full swallows task cancellation."""
+"""Room in the client's send buffer. Publishers keep far below it with windows of their own: the
+client's way of waiting when it is full swallows task cancellation."""
 
 NATS_HEADER_BYTES = 512
 """Reserved for NATS headers out of the server's max_payload."""
@@ -95,7 +95,10 @@ class Broker:
         return lambda: self._watchers.discard(watcher)
 
     async def wait_generation_change(self, generation: int) -> int:
-        """Return the generation once it is another than `generation`. BROKER_UNREACHABLE when closed."""
+        """Return the generation once it is another than `generation`.
+
+        BROKER_UNREACHABLE when closed.
+        """
         changed = asyncio.Event()
         stop = self.watch(changed.set)
         try:
@@ -118,8 +121,8 @@ class Broker:
     ) -> dict[str, Any]:
         """Ask JetStream's API (`subject` below `$JS.API.`) once.
 
-        Raises `PgfloError`: BROKER_UNREACHABLE without an answer, BROKER_NO_JETSTREAM, else BROKER_REFUSED
-        with `err_code` in its context.
+        Raises `PgfloError`: BROKER_UNREACHABLE without an answer, BROKER_NO_JETSTREAM, else
+        BROKER_REFUSED with `err_code` in its context.
         """
         self.check_open()
         try:
@@ -194,7 +197,7 @@ class Broker:
 
 
 def passes(error: PgfloError) -> bool:
-    """Whether an API error is of the kind that a restarting or electing broker gives for a while."""
+    """Whether an API error is one that a restarting or electing broker gives for a while."""
     return error.kind in (BROKER_UNREACHABLE, BROKER_NO_JETSTREAM) or (
         error.context.get("status") in (500, 503)
         and error.context.get("err_code") not in (10047, 10023, 10028)  # out of resources

@@ -1,10 +1,11 @@
 """Envelopes out of a stream, each once and without a gap, through any number of broker restarts.
 
 Upstream: JetStream delivers on request. Downstream: workers; `record` watches a bucket with it.
-Invariant: `next` gives each sequence once and in order. Bytes asked for and bytes not yet taken never
-exceed `max_bytes`. In any doubt (a silence, a lost connection, a gap, a consumer that somebody deleted)
-the consumer is made anew at the sequence behind the last one delivered, after checking that the stream
-is still the one it was: where a reader stands is the reader's knowledge, never the broker's.
+Invariant: `next` gives each sequence once and in order. Bytes asked for and bytes not yet taken
+never exceed `max_bytes`. In any doubt (a silence, a lost connection, a gap, a consumer that
+somebody deleted) the consumer is made anew at the sequence behind the last one delivered, after
+checking that the stream is still the one it was: where a reader stands is the reader's knowledge,
+never the broker's.
 """
 
 from __future__ import annotations
@@ -116,16 +117,19 @@ class Consumer:
         max_bytes: int = MAX_BYTES,
         has_holes: bool = False,
     ) -> Consumer:
-        """Make the consumer `durable` anew (None: one that vanishes with us) and begin at `start_seq`.
+        """Begin at `start_seq`, with the consumer `durable` made anew.
 
-        Without `subject` and `has_holes` every sequence must come; where the stream begins later than
-        `start_seq`, reading begins there: the envelope's header tells the reader what is missing.
+        `durable` None: a consumer that vanishes with us.
+
+        Without `subject` and `has_holes` every sequence must come; where the stream begins later
+        than `start_seq`, reading begins there: the envelope's header tells the reader what is
+        missing.
         """
         self = cls(broker, stream, durable, start_seq, subject, max_bytes, has_holes=has_holes)
         state = await self._look()
         if state.first_seq > self._last_seq + 1:
             self._last_seq = state.first_seq - 1
-        await self._make(state)
+        await self._make()
         self._unwatch = broker.watch(lambda: self._doubt("connection"))
         self._tender = asyncio.create_task(self._tend(), name=f"consumer {stream}")
         self._tender.add_done_callback(self._tended)
@@ -134,7 +138,8 @@ class Consumer:
     async def next(self, timeout_s: float | None) -> Message | None:
         """Give the next message; None when none came within `timeout_s` (None: wait for ever).
 
-        Raises `PgfloError`: BROKER_WENT_BACK, BROKER_GAP, BROKER_SETTINGS, BROKER_UNREACHABLE (closed).
+        Raises `PgfloError`: BROKER_WENT_BACK, BROKER_GAP, BROKER_SETTINGS, BROKER_UNREACHABLE
+        (closed).
         """
         if not self._ready:
             try:
@@ -152,7 +157,10 @@ class Consumer:
         return message
 
     async def ack(self, seq: int) -> None:
-        """Tell the broker that everything up to `seq` is done. For those who watch: no reading depends on it."""
+        """Tell the broker that everything up to `seq` is done.
+
+        For those who watch: no reading depends on it.
+        """
         subject = ""
         while self._acks and self._acks[0][0] <= seq:
             subject = self._acks.popleft()[1]
@@ -273,7 +281,7 @@ class Consumer:
         state = await self._look()
         await self._check_stream(state)
         try:
-            await self._make(state)
+            await self._make()
         except PgfloError as error:
             if not is_missing(error):
                 raise
@@ -311,8 +319,8 @@ class Consumer:
             raise self._went_back(f"was made anew at {state.created}")
         return state
 
-    async def _make(self, state: StreamState) -> None:
-        """Make the consumer at the broker, behind the last sequence delivered, and ask for messages."""
+    async def _make(self) -> None:
+        """Make the consumer at the broker, behind what was delivered, and ask for messages."""
         self._name = self._durable or self._broker.nc.new_inbox().rpartition(".")[2]
         config = self._config(max(1, self._last_seq + 1))
         if self._durable is not None:

@@ -1,4 +1,4 @@
-"""What JetStream sends to a consumer: envelopes with their sequences, and remarks about a pull request.
+"""What JetStream sends to a consumer: messages with sequences, remarks about a pull request.
 
 Upstream: the broker. Downstream: `consumer`.
 Invariant: sequences are taken from the acknowledgement subject, in both of its formats.
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 V1_TOKENS = 9
 """$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>"""
 V2_TOKENS = 11
-"""$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>…"""
+"""$JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer
+seq>.<time>.<pending>…"""
 
 
 @dataclass(frozen=True, slots=True)

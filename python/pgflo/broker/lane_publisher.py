@@ -1,10 +1,10 @@
 """The publisher of one copy lane: envelopes in order on a subject of their own, without a chain.
 
 Upstream: a copy process. Downstream: JetStream; the ranges' ledger proves that a range is complete.
-Invariant: what `drain` has returned for is stored, in the order it was published. Lanes share a stream, so
-a message cannot name its predecessor: after a lost answer nobody knows what is stored, and the caller
-publishes the range again as a new attempt (`LaneBroken`). A full stream is no such loss: a lane looks for
-room ahead, and what is refused all the same is sent again, in order.
+Invariant: what `drain` has returned for is stored, in the order it was published. Lanes share a
+stream, so a message cannot name its predecessor: after a lost answer nobody knows what is stored,
+and the caller publishes the range again as a new attempt (`LaneBroken`). A full stream is no such
+loss: a lane looks for room ahead, and what is refused all the same is sent again, in order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LARGEST_RESERVE = 4
 """A small stream would never have that much room: at most this part of it is reserved."""
 
 
-class LaneBroken(Exception):  # noqa: N818 - a state of the lane that the caller expects, not a mistake
+class LaneBroken(Exception):  # noqa: N818 - the caller expects it: not a mistake
     """An answer was lost: publish the range again, as a new attempt, on the same publisher."""
 
 
@@ -74,7 +74,8 @@ class LanePublisher:
     ) -> None:
         self.in_flight_bytes = 0
         self.full_since: float | None = None
-        """Monotonic time since which the stream is full and cannot grow; None while it takes envelopes."""
+        """Monotonic time since which the stream is full and cannot grow; None while it takes
+        envelopes."""
         self._broker = broker
         self._settings = settings
         self._stream = names.copy_stream
@@ -111,9 +112,12 @@ class LanePublisher:
         return self
 
     async def publish(self, data: bytes, subject: str) -> None:
-        """Send one envelope, waiting while the window or the stream is full. Returns before it is stored.
+        """Send one envelope, waiting while the window or the stream is full.
 
-        Raises `LaneBroken`, and `PgfloError`: BROKER_WENT_BACK, BROKER_PAYLOAD, BROKER_UNREACHABLE (closed).
+        Returns before it is stored.
+
+        Raises `LaneBroken`, and `PgfloError`: BROKER_WENT_BACK, BROKER_PAYLOAD, BROKER_UNREACHABLE
+        (closed).
         """
         size = len(data)
         if size > self._broker.max_payload_bytes:
@@ -168,7 +172,7 @@ class LanePublisher:
         )
 
     def _take_back(self) -> None:
-        """Queue again what a full stream refused: all that is in flight, so nothing is out of order."""
+        """Queue again what was refused: all that is in flight, so nothing is out of order."""
         self._first_number += len(self._window)
         self._queue.extendleft(reversed(self._window))
         self._window.clear()
@@ -222,7 +226,7 @@ class LanePublisher:
                 self._break(f"no acknowledgement within {self._deadline_s:g} s")
 
     async def _find_room(self, needed_bytes: int) -> None:
-        """Return when the stream has room for `needed_bytes` and for what other lanes may be sending."""
+        """Wait for room for `needed_bytes` and for what other lanes may be sending."""
         while True:
             state = await self._look()
             reserve = min(RESERVE_WINDOWS * self._window_bytes, state.max_bytes // LARGEST_RESERVE)

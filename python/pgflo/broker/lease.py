@@ -1,10 +1,10 @@
-"""One at a time: a lease in the group's record says which process is the replicator, or a sink's worker.
+"""One at a time: leases that say which process is the replicator, or a sink's worker.
 
 Upstream: the process that wants to be the one. Downstream: `record` holds the key `lease.<key>`.
 Invariant: a lease is taken over only by compare-and-set, and only when it did not change for
-`EXPIRES_S` on the watcher's own monotonic clock, or its holder ran on this host and is gone. It keeps
-honest processes apart; what keeps a zombie from doing harm is the chain of the stream and the fence of the
-sink.
+`EXPIRES_S` on the watcher's own monotonic clock, or its holder ran on this host and is gone. It
+keeps honest processes apart; what keeps a zombie from doing harm is the chain of the stream and the
+fence of the sink.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ RENEW_S = 3.0
 EXPIRES_S = 15.0
 """Five missed renewals."""
 
+RELEASE_S = 3.0
 LOOK_S = 0.5
 """Pause between two looks at somebody else's lease."""
 
@@ -64,6 +65,7 @@ class Lease:
         self._mine = mine
         self._revision = revision
         self._renewer = asyncio.create_task(self._renew(), name=f"lease {key}")
+        self._renewer.add_done_callback(self._ended)
 
     @classmethod
     async def acquire(cls, record: Record, key: str, *, wait: bool) -> Lease:
@@ -91,7 +93,7 @@ class Lease:
             if not wait and (_is_here(holder) or revision != seen_revision != -1):
                 raise PgfloError(
                     GROUP_RUNNING,
-                    f"group {record.group_name}: {key} runs on {holder.host} as process {holder.pid}",
+                    f"group {record.group_name}: {key} runs on {holder.host}, pid {holder.pid}",
                     host=holder.host,
                     pid=holder.pid,
                 )
@@ -103,11 +105,20 @@ class Lease:
             await asyncio.sleep(LOOK_S)
 
     async def release(self) -> None:
-        """Give the lease back. Nothing if it is lost already."""
+        """Give the lease back; a broker that is away does not hold us up: then it expires."""
         self._renewer.cancel()
         await asyncio.wait([self._renewer])
-        if not self.lost.is_set():
-            await self._record.remove(self._key, self._revision)
+        if self.lost.is_set():
+            return
+        try:
+            async with asyncio.timeout(RELEASE_S):
+                await self._record.remove(self._key, self._revision)
+        except (TimeoutError, PgfloError) as error:
+            log.warning("cannot give the lease back", lease=self._key, error=str(error))
+
+    def _ended(self, renewer: asyncio.Task[None]) -> None:
+        if not renewer.cancelled() and renewer.exception() is not None:
+            self.lost.set()
 
     async def _renew(self) -> None:
         while not self.lost.is_set():
@@ -129,7 +140,7 @@ class Lease:
             self._mine, self._revision = renewed, written
 
     async def _reclaim(self, renewed: LeaseRecord) -> int | None:
-        """Hold on to a lease that still says us, or that the broker forgot; None when it is lost."""
+        """Hold on to a lease that still names us, or was forgotten; None when it is lost."""
         entry = await self._record.read(self._key)
         if entry is None:
             return await self._record.replace(self._key, renewed.to_json(), None)
@@ -164,7 +175,7 @@ def _myself() -> LeaseRecord:
 
 @cache
 def _place() -> str:
-    """Name what two processes must share to see each other's pids: one boot, one process namespace."""
+    """Name what processes share that see each other's pids: a boot, a process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - not a path
@@ -189,7 +200,10 @@ def _is_gone(holder: LeaseRecord) -> bool:
 
 
 def _is_here(holder: LeaseRecord) -> bool:
-    """Whether the holder is another process that we can see. Our own pid says nothing: wait and see."""
+    """Whether the holder is another process that we can see.
+
+    Our own pid says nothing: wait and see.
+    """
     return holder.place == _place() and holder.pid != os.getpid() and _process_stands(holder)
 
 

@@ -1,7 +1,7 @@
 """The names of everything a group owns, at the source and in the broker.
 
-Upstream: the group's name and incarnation. Downstream: every module that touches a slot, publication,
-stream, subject or bucket.
+Upstream: the group's name and incarnation. Downstream: every module that touches a slot,
+publication, stream, subject or bucket.
 Invariant: names of two groups never meet, and no name is built anywhere else.
 """
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 GROUP_NAME = re.compile(r"[a-z0-9_]{1,40}")
 
 SHORT_INCARNATION = 8
-"""Leading hex digits of the incarnation in stream names: enough to tell a group's incarnations apart."""
+"""Leading hex digits of the incarnation in stream names: enough to tell a group's incarnations
+apart."""
 
 
 class Names:
@@ -44,7 +45,10 @@ class Names:
         return f"{self._copy_prefix}{lane}"
 
     def lane_of(self, subject: str) -> int:
-        """The lane that an envelope of the copy stream came through. ValueError for another subject."""
+        """Tell the lane that a message of the copy stream came through.
+
+        ValueError for another subject.
+        """
         if not subject.startswith(self._copy_prefix):
             raise ValueError(f"{subject} is not a copy lane of group {self.group}")
         return int(subject.removeprefix(self._copy_prefix))

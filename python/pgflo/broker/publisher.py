@@ -1,15 +1,17 @@
 """The one publisher of a group's change stream: each envelope is stored once, and in order.
 
-Upstream: replicator hands over envelopes. Downstream: JetStream stores them; `on_stored` tells the ledger.
+Upstream: replicator hands over envelopes. Downstream: JetStream stores them; `on_stored` tells the
+ledger.
 Invariant: message n of a run can only be stored as sequence `base + n`. Every message demands its
-predecessor (Nats-Expected-Last-Sequence) and has its own id (`<incarnation>/<run>/<n>`), so what the
-stream ends with always says what is stored, however many answers were lost. Any doubt (a silence, a lost
-connection, a refusal) is settled in one way: ask where the stream ends, then send the rest again.
+predecessor (Nats-Expected-Last-Sequence) and has its own id (`<incarnation>/<run>/<n>`), so what
+the stream ends with always says what is stored, however many answers were lost. Any doubt (a
+silence, a lost connection, a refusal) is settled in one way: ask where the stream ends, then send
+the rest again.
 
-Example: 5 to 8 are sent, 6 is lost with the connection. 7 and 8 are refused (10071). The stream ends with
-5, whose id is ours: 5 is reported stored, 6 to 8 are sent again. Were the id not ours, somebody else
-would publish too (BROKER_CHAIN); did the stream end before 5, or hold another 5, it lost what it had
-acknowledged (BROKER_WENT_BACK).
+Example: 5 to 8 are sent, 6 is lost with the connection. 7 and 8 are refused (10071). The stream
+ends with 5, whose id is ours: 5 is reported stored, 6 to 8 are sent again. Were the id not ours,
+somebody else would publish too (BROKER_CHAIN); did the stream end before 5, or hold another 5, it
+lost what it had acknowledged (BROKER_WENT_BACK).
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ class ChangePublisher:
         """What the stream ended with when this publisher was opened."""
         self.in_flight_bytes = 0
         self.full_since: float | None = None
-        """Monotonic time since which the stream is full and cannot grow; None while it takes envelopes."""
+        """Monotonic time since which the stream is full and cannot grow; None while it takes
+        envelopes."""
         self.full_detail = ""
         self.on_stored: Callable[[Envelope, float], None] = lambda _envelope, _time: None
         """Called in order with each envelope known to be stored, and the monotonic time of that."""
@@ -123,7 +126,10 @@ class ChangePublisher:
         window_bytes: int = WINDOW_BYTES,
         deadline_s: float = DEADLINE_S,
     ) -> ChangePublisher:
-        """Continue the stream where it ends (see `last`). `run_id` must never have been used before."""
+        """Continue the stream where it ends (see `last`).
+
+        `run_id` must never have been used before.
+        """
         self = cls(
             broker,
             names,
@@ -148,8 +154,9 @@ class ChangePublisher:
     async def publish(self, envelope: Envelope) -> None:
         """Send one envelope, waiting while the window is full. Returns before it is stored.
 
-        Does not return while the stream is full and cannot grow. Raises the failure of this publisher, once
-        there is one: BROKER_CHAIN, BROKER_WENT_BACK, BROKER_PAYLOAD, BROKER_UNREACHABLE (closed).
+        Does not return while the stream is full and cannot grow. Raises the failure of this
+        publisher, once there is one: BROKER_CHAIN, BROKER_WENT_BACK, BROKER_PAYLOAD,
+        BROKER_UNREACHABLE (closed).
         """
         size = len(envelope.data)
         if size > self._broker.max_payload_bytes:
@@ -401,9 +408,9 @@ class ChangePublisher:
 
 
 def too_large(size: int, broker: Broker) -> PgfloError:
-    """The error for an envelope that the server would not take."""
+    """Make the error for an envelope that the server would not take."""
     return PgfloError(
         BROKER_PAYLOAD,
-        f"an envelope of {size} bytes exceeds what {broker.where} takes: {broker.max_payload_bytes}",
+        f"an envelope of {size} bytes; {broker.where} takes {broker.max_payload_bytes}",
         bytes=size,
     )

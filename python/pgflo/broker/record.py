@@ -1,9 +1,10 @@
 """The group's record: a key-value bucket in which replicator, workers and `status` leave notes.
 
-Upstream: `records` defines the values, `topology` removes the bucket with the group. Downstream: everyone
-who must know about the others; `lease` keeps its keys here too.
-Invariant: each key has one writer, so a plain put may be repeated after a lost answer; `group` and the
-leases are written by compare-and-set. The truth about what is applied is never here but in the sink.
+Upstream: `records` defines the values, `topology` removes the bucket with the group. Downstream:
+everyone who must know about the others; `lease` keeps its keys here too.
+Invariant: each key has one writer, so a plain put may be repeated after a lost answer; `group` and
+the leases are written by compare-and-set. The truth about what is applied is never here but in the
+sink.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import nats.js.errors
 import structlog
 from nats.js.api import DiscardPolicy, StorageType
 
+from pgflo.broker.acknowledgement import WRONG_LAST_SEQUENCE
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.names import Names
 from pgflo.broker.records import (
@@ -29,6 +31,7 @@ from pgflo.broker.records import (
 )
 from pgflo.broker.stored import is_missing
 from pgflo.errors import (
+    BROKER_PAYLOAD,
     BROKER_REFUSED,
     BROKER_SETTINGS,
     BROKER_UNREACHABLE,
@@ -233,7 +236,7 @@ class Record:
         try:
             await self._repeat(lambda: self._kv.delete(key, last=revision))
         except nats.js.errors.APIError as error:
-            if error.err_code not in (10071, 10164):
+            if error.err_code not in WRONG_LAST_SEQUENCE:
                 raise
 
     async def _keys(self, pattern: str) -> list[str]:
@@ -285,28 +288,24 @@ async def _repeat(broker: Broker, action: Callable[[], Awaitable[Result]]) -> Re
     while True:
         try:
             return await action()
-        except (
-            TimeoutError,
-            nats.errors.NoRespondersError,
-            nats.errors.ConnectionClosedError,
-            nats.js.errors.NoStreamResponseError,
-            nats.js.errors.ServiceUnavailableError,
-        ) as error:
+        except (nats.js.errors.KeyNotFoundError, nats.js.errors.KeyWrongLastSequenceError):
+            raise
+        except nats.errors.MaxPayloadError:
+            raise PgfloError(BROKER_PAYLOAD, "a value of the group's record is too large") from None
+        except nats.js.errors.APIError as error:
+            if error.err_code in WRONG_LAST_SEQUENCE:
+                raise
+            waits = isinstance(error, nats.js.errors.ServiceUnavailableError)
+            if not waits or loop.time() > deadline:
+                raise PgfloError(
+                    BROKER_REFUSED,
+                    f"the group's record: {error.description or 'not available'}",
+                    err_code=error.err_code or 0,
+                ) from None
+        except (nats.errors.Error, TimeoutError) as error:
             broker.check_open()
             if loop.time() > deadline:
                 raise PgfloError(
                     BROKER_UNREACHABLE, f"no answer from {broker.where}: {error}"
                 ) from None
-        except nats.js.errors.KeyNotFoundError:
-            raise
-        except nats.js.errors.KeyWrongLastSequenceError:
-            raise
-        except nats.js.errors.APIError as error:
-            if error.err_code in (10071, 10164):
-                raise
-            raise PgfloError(
-                BROKER_REFUSED,
-                f"the group's record: {error.description}",
-                err_code=error.err_code or 0,
-            ) from None
         await asyncio.sleep(PAUSE_S)

@@ -1,8 +1,9 @@
 """What replicator, workers and `status` tell each other: the values of a group's record.
 
-Upstream: whoever owns a fact writes its record. Downstream: `record` stores them as JSON in a bucket.
-Invariant: what is read back has the declared types, or reading fails with BROKER_RECORD; unknown fields
-of a newer version are passed over.
+Upstream: whoever owns a fact writes its record. Downstream: `record` stores them as JSON in a
+bucket.
+Invariant: what is read back has the declared types, or reading fails with BROKER_RECORD; unknown
+fields of a newer version are passed over.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Stored:
             place = ".".join(str(step) for step in first["loc"]) or "the whole"
             raise PgfloError(
                 BROKER_RECORD,
-                f"{key or cls.__name__} in the group's record cannot be read: {place}: {first['msg']}",
+                f"{key or cls.__name__} of the group's record is unreadable: {place}: {first['msg']}",
                 key=key,
             ) from None
         return read

@@ -1,8 +1,9 @@
 """What is stored in a stream: single envelopes, and where a position stands.
 
-Upstream: `publisher` fills the streams. Downstream: publishers (where does the chain end), workers (from
-where to read), `topology`, `status`.
-Invariant: envelopes are read from the stream's leader, so an envelope that was acknowledged is found.
+Upstream: `publisher` fills the streams. Downstream: publishers (where does the chain end), workers
+(from where to read), `topology`, `status`.
+Invariant: envelopes are read from the stream's leader, so an envelope that was acknowledged is
+found.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MESSAGE_NOT_FOUND = 10037
 
 @dataclass(frozen=True)
 class StreamState:
-    """A stream at one moment. Sequences are of the whole stream; first = last + 1 when it is empty."""
+    """A stream at one moment. An empty one has first_seq = last_seq + 1."""
 
     created: str
     first_seq: int
@@ -60,7 +61,10 @@ class StoredEnvelope:
 
 
 async def stream_state(broker: Broker, stream: str) -> StreamState:
-    """Look at a stream. Raises `PgfloError` (BROKER_REFUSED, `err_code` 10059) when it is not there."""
+    """Look at a stream.
+
+    Raises `PgfloError` (BROKER_REFUSED, `err_code` 10059) when it is not there.
+    """
     return state_of(await broker.ask(f"STREAM.INFO.{stream}", {}))
 
 
@@ -87,7 +91,10 @@ def is_missing(error: PgfloError) -> bool:
 
 
 async def message_at(broker: Broker, stream: str, seq: int) -> StoredMessage | None:
-    """Fetch one message; None when the stream does not hold it. Costs a transfer of the whole message."""
+    """Fetch one message; None when the stream does not hold it.
+
+    Costs a transfer of the whole message.
+    """
     try:
         told = await broker.ask(f"STREAM.MSG.GET.{stream}", {"seq": seq})
     except PgfloError as error:
@@ -139,10 +146,11 @@ async def envelope_at(broker: Broker, stream: str, seq: int) -> StoredEnvelope |
 
 
 async def locate(broker: Broker, stream: str, position: tuple[int, int]) -> int:
-    """Find the sequence of the first envelope that ends behind `position`; last + 1 if there is none.
+    """Find the sequence of the first envelope that ends behind `position`, or the last one + 1.
 
-    Binary search: one envelope is fetched per step. What is purged meanwhile counts as before `position`;
-    whether the envelope found joins `position` without a gap is for the reader to check in its header.
+    Binary search: one envelope is fetched per step. What is purged meanwhile counts as before
+    `position`; whether the envelope found joins `position` without a gap is for the reader to check
+    in its header.
     """
     state = await stream_state(broker, stream)
     low, behind = state.first_seq, state.last_seq + 1

@@ -2,8 +2,8 @@
 
 Upstream: replicator (makes, grows, purges), `pgflo drop`. Downstream: JetStream's API. What is in
 the streams is read by `stored`, whose names are given on from here.
-Invariant: a stream never forgets by itself (limits retention, no age, `discard=new`), and every setting
-we rely on is read back: older servers ignore what they do not know.
+Invariant: a stream never forgets by itself (limits retention, no age, `discard=new`), and every
+setting we rely on is read back: older servers ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ FIRST_MAX_BYTES = 1024**3
 """JetStream reserves a stream's max_bytes at once, so it starts here and doubles on demand."""
 
 DUPLICATE_WINDOW_S = 120.0
-"""JetStream's default. Within it a repeated Nats-Msg-Id is answered with the first one's sequence."""
+"""JetStream's default. Within it a repeated Nats-Msg-Id is answered with the first one's sequence.
+"""
 
 OUT_OF_STORE = (10023, 10028, 10047)
 """Not enough storage: of the cluster, of the account, of the server."""
@@ -63,10 +64,10 @@ async def create_streams(
     copy: bool,
     duplicate_window_s: float = DUPLICATE_WINDOW_S,
 ) -> None:
-    """Make the change stream, and with `copy` the copy stream; one that is there already is checked.
+    """Make the change stream, with `copy` the copy stream too; check those that are there.
 
-    Raises `PgfloError`: BROKER_SETTINGS when a stream is not as it must be, BROKER_FULL when the server
-    has no room to reserve.
+    Raises `PgfloError`: BROKER_SETTINGS when a stream is not as it must be, BROKER_FULL when the
+    server has no room to reserve.
     """
     wanted = [(names.changes_stream, names.changes_subject)]
     if copy:
@@ -110,7 +111,7 @@ async def list_streams(broker: Broker, group: str) -> list[str]:
 
 
 async def grow(broker: Broker, stream: str, settings: NatsSettings) -> bool:
-    """Double the stream's max_bytes, up to `settings.stream_max_bytes`; False when it is there already.
+    """Double max_bytes, up to `settings.stream_max_bytes`; False when it is there already.
 
     Raises `PgfloError` (BROKER_FULL) with what is reserved and available when the server refuses.
     """
@@ -218,7 +219,7 @@ async def _no_room(broker: Broker, error: PgfloError, max_bytes: int, stream: st
     room = f"{limit - reserved} of {limit}" if limit >= 0 else "fewer"
     return PgfloError(
         BROKER_FULL,
-        f"the server cannot reserve {max_bytes} bytes for {stream}: streams of this account reserve "
+        f"the server cannot reserve {max_bytes} bytes for {stream}: the account's streams reserve "
         f"{reserved} bytes, {room} bytes are left",
         stream=stream,
         max_bytes=max_bytes,
