@@ -1,7 +1,7 @@
 """Captures what a real walsender sends for each file in sql/, and what PostgreSQL says it means.
 
 Run by hand (`python -m tests.golden.capture`); the result is checked in. Per scenario `<name>.sql`
-it writes to streams/:
+it writes to captured/:
   <name>.frames      `[u32 length][CopyData payload]`*, as a pump block: protocol 1, messages on
   <name>.decoded.gz  `[u32 length][line]`*, the same changes as printed by test_decoding,
                      PostgreSQL's own example decoder
@@ -110,15 +110,15 @@ def capture(server: EmbeddedPostgres, name: str, text: str) -> tuple[bytes, byte
 
 def main(names: list[str]) -> None:
     """Capture the named scenarios, or all of them."""
-    streams = HERE / "streams"
-    streams.mkdir(exist_ok=True)
+    captured = HERE / "captured"
+    captured.mkdir(exist_ok=True)
     settings = {"max_prepared_transactions": "4", "max_replication_slots": "64"}
     with EmbeddedPostgres(throw_away_directory(), settings=settings, throw_away=True) as server:
         for path in sorted((HERE / "sql").glob("*.sql")):
             if not names or path.stem in names:
                 frames, decoded = capture(server, path.stem, path.read_text())
-                (streams / f"{path.stem}.frames").write_bytes(frames)
-                (streams / f"{path.stem}.decoded.gz").write_bytes(gzip.compress(decoded, mtime=0))
+                (captured / f"{path.stem}.frames").write_bytes(frames)
+                (captured / f"{path.stem}.decoded.gz").write_bytes(gzip.compress(decoded, mtime=0))
                 sys.stdout.write(f"{path.stem}: {len(frames)} + {len(decoded)} bytes\n")
 
 

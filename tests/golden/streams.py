@@ -12,14 +12,14 @@ from pathlib import Path
 from tests.oracle.copydata import Frame, WalData, decode_block
 from tests.oracle.wire import lengths_prefixed, split_lengths
 
-STREAMS = Path(__file__).parent / "streams"
-NAMES = sorted(path.stem for path in STREAMS.glob("*.frames"))
+CAPTURED = Path(__file__).parent / "captured"
+NAMES = sorted(path.stem for path in CAPTURED.glob("*.frames"))
 
 
 @cache
 def block(name: str) -> bytes:
     """Return a capture as one pump block."""
-    return (STREAMS / f"{name}.frames").read_bytes()
+    return (CAPTURED / f"{name}.frames").read_bytes()
 
 
 def frames(name: str) -> list[Frame]:
@@ -39,4 +39,4 @@ def body(name: str) -> bytes:
 
 def account(name: str) -> list[bytes]:
     """Return what test_decoding printed, one line (perhaps with line ends in it) each."""
-    return split_lengths(gzip.decompress((STREAMS / f"{name}.decoded.gz").read_bytes()))
+    return split_lengths(gzip.decompress((CAPTURED / f"{name}.decoded.gz").read_bytes()))

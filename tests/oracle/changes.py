@@ -2,7 +2,8 @@
 
 Upstream: `copydata` frames or, on the other side of the broker, the joined bodies of envelopes.
 Invariant: a change stands at (commit_lsn, ordinal) in its transaction, ordinals count inserts,
-updates, deletes, truncates and transactional messages from 1; the list is strictly ascending.
+updates, deletes, truncates and transactional messages from 1; the list is strictly ascending. A
+transaction without changes moves `end_lsn`, not the position.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Reading:
     position: Position
     end_lsn: int
     changes: list[Change] = field(default_factory=list)
+    carried: Position | None = None
+    """Where the body before this one ended: a transaction may go on from there."""
     commit_time_us: int = 0
     relations: dict[int, Relation] = field(default_factory=dict)
     open: Begin | None = None
@@ -75,13 +78,14 @@ class Reading:
         if self.open is not None:
             raise MalformedError("a transaction begins inside another")
         self.open, self.ordinal = begin, 0
+        if self.carried is not None and self.carried[0] == begin.final_lsn:
+            self.ordinal = self.carried[1]
 
     def _commit(self, commit: Commit) -> None:
         if self.open is None or self.open.final_lsn != commit.commit_lsn:
             raise MalformedError("a commit without its begin")
-        self.position = max(self.position, (commit.commit_lsn, self.ordinal))
-        if commit.end_lsn > self.end_lsn:
-            self.end_lsn, self.commit_time_us = commit.end_lsn, commit.commit_time_us
+        self.end_lsn = max(self.end_lsn, commit.end_lsn)
+        self.commit_time_us = commit.commit_time_us
         self.open = None
 
     def _change(self, message: Insert | Update | Delete | Truncate | LogicalMessage) -> None:

@@ -50,9 +50,11 @@ class History:
         places = [((self.start_lsn, 0), self.start_lsn)]
         end_lsn = self.start_lsn
         for commit, count in zip(self.commits, self.counts, strict=True):
-            places += [((commit.commit_lsn, n), end_lsn) for n in range(1, count)]
+            # Inside it, also behind its last change with the commit not read.
+            places += [((commit.commit_lsn, n), end_lsn) for n in range(1, count + 1)]
             end_lsn = commit.end_lsn
-            places.append(((commit.commit_lsn, count), end_lsn))
+            if count > 0:
+                places.append(((commit.commit_lsn, count), end_lsn))
             places.append(((end_lsn, 0), end_lsn))  # a watermark
         return places
 
