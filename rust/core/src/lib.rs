@@ -5,6 +5,7 @@
 //! us allocate more than a small multiple of its own size; what is wrong becomes a [`CoreError`].
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod copy;
 pub mod envelope;
 pub mod error;

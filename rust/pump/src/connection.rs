@@ -5,15 +5,18 @@
 //! call). psycopg must not touch the connection during a call: whoever drains it owns it.
 //! Downstream: `drain.rs` reads COPY data, `pipeline.rs` sends statements.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
+use crate::answer::Answer;
 use crate::error::PumpError;
 use crate::libpq::{Libpq, PgConn};
+use crate::params::Arrays;
 
 /// A libpq connection that somebody else opened and will close.
 pub struct Connection {
-    libpq: Libpq,
+    libpq: Arc<Libpq>,
     conn: NonNull<PgConn>,
 }
 
@@ -48,7 +51,7 @@ impl Connection {
         libpq_path: &str,
         libpq_version: i32,
     ) -> Result<Self, PumpError> {
-        let libpq = Libpq::find(libpq_path, libpq_version)?;
+        let libpq = Arc::new(Libpq::find(libpq_path, libpq_version)?);
         let conn = NonNull::new(std::ptr::with_exposed_provenance_mut::<PgConn>(address)).ok_or(
             PumpError::OtherSocket {
                 expected: socket,
@@ -110,6 +113,90 @@ impl Connection {
             (Err(_), _) if length == -1 => CopyData::End,
             (Err(_), _) => CopyData::Failed,
         }
+    }
+}
+
+/// The part of a connection that sends prepared statements and reads their results.
+impl Connection {
+    /// Whether libpq may make the caller wait for the socket.
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (self.libpq.is_nonblocking)(self.conn.as_ptr()) == 1 }
+    }
+
+    /// Lets libpq wait for the socket, or not. False: refused.
+    pub(crate) fn set_nonblocking(&mut self, nonblocking: bool) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (self.libpq.set_nonblocking)(self.conn.as_ptr(), c_int::from(nonblocking)) == 0 }
+    }
+
+    /// Enters pipeline mode. False: the connection is busy.
+    pub(crate) fn enter_pipeline_mode(&mut self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (self.libpq.enter_pipeline_mode)(self.conn.as_ptr()) == 1 }
+    }
+
+    /// Leaves pipeline mode. False: results are missing or unread.
+    pub(crate) fn exit_pipeline_mode(&mut self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (self.libpq.exit_pipeline_mode)(self.conn.as_ptr()) == 1 }
+    }
+
+    /// Marks the end of what fails together, and makes the server answer all before it.
+    pub(crate) fn pipeline_sync(&mut self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (self.libpq.pipeline_sync)(self.conn.as_ptr()) == 1 }
+    }
+
+    /// Makes the server send the answers that it has.
+    pub(crate) fn send_flush_request(&mut self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (self.libpq.send_flush_request)(self.conn.as_ptr()) == 1 }
+    }
+
+    /// Writes what libpq holds. `Some(true)`: some of it has to wait for the socket; `None`: broken.
+    pub(crate) fn flush(&mut self) -> Option<bool> {
+        // SAFETY: the connection is open.
+        match unsafe { (self.libpq.flush)(self.conn.as_ptr()) } {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Queues a prepared statement; results come as text. False: broken, or too large.
+    pub(crate) fn send_query_prepared(&mut self, statement: &CStr, params: &Arrays<'_>) -> bool {
+        // SAFETY: the connection is open, the name is NUL-terminated, each array has `count` elements,
+        // text values are NUL-terminated and binary ones have their length beside them. libpq copies
+        // all of it before it returns.
+        let sent = unsafe {
+            (self.libpq.send_query_prepared)(
+                self.conn.as_ptr(),
+                statement.as_ptr(),
+                params.count,
+                params.values.as_ptr(),
+                params.lengths.as_ptr(),
+                params.formats.as_ptr(),
+                0,
+            )
+        };
+        sent == 1
+    }
+
+    /// Whether reading a result would have to wait for the socket.
+    pub(crate) fn is_busy(&mut self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { (self.libpq.is_busy)(self.conn.as_ptr()) == 1 }
+    }
+
+    /// The next result; none at the end of a statement's results. Waits if `is_busy`.
+    pub(crate) fn get_result(&mut self) -> Option<Answer> {
+        // SAFETY: the connection is open.
+        let result = NonNull::new(unsafe { (self.libpq.get_result)(self.conn.as_ptr()) })?;
+        Some(Answer {
+            libpq: Arc::clone(&self.libpq),
+            result,
+        })
     }
 }
 

@@ -25,7 +25,6 @@ pub(crate) struct PgResult {
 macro_rules! functions {
     ($( $name:ident : $symbol:literal, fn($($argument:ty),*) $(-> $answer:ty)?; )*) => {
         /// Addresses inside the loaded libpq. The library stays loaded: its handle is never closed.
-        #[derive(Clone)]
         pub(crate) struct Libpq {
             $( pub(crate) $name: unsafe extern "C" fn($($argument),*) $(-> $answer)?, )*
             /// `SSL_pending` of the OpenSSL that this libpq uses, if it uses one.

@@ -9,6 +9,7 @@ mod error;
 mod lsn;
 mod messages;
 mod pump;
+mod replay;
 
 use pyo3::prelude::*;
 
@@ -18,7 +19,11 @@ mod _core {
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     #[pymodule_export]
-    const PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+    const PROFILE: &str = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
     #[pymodule_export]
     use crate::error::{CoreError, DecodeError, EnvelopeError};
     #[pymodule_export]
@@ -51,4 +56,18 @@ mod _core {
     const PUMP_END: u8 = crate::pump::PUMP_END;
     #[pymodule_export]
     const PUMP_FAILED: u8 = crate::pump::PUMP_FAILED;
+    #[pymodule_export]
+    use crate::replay::{Column, Relation, Replay, Shape, Statement, Step};
+    #[pymodule_export]
+    const STEP_DONE: u8 = crate::replay::STEP_DONE;
+    #[pymodule_export]
+    const STEP_RELATION: u8 = crate::replay::STEP_RELATION;
+    #[pymodule_export]
+    const STEP_STATEMENT: u8 = crate::replay::STEP_STATEMENT;
+    #[pymodule_export]
+    const STEP_TRUNCATE: u8 = crate::replay::STEP_TRUNCATE;
+    #[pymodule_export]
+    const STEP_MESSAGE: u8 = crate::replay::STEP_MESSAGE;
+    #[pymodule_export]
+    const STEP_FAILED: u8 = crate::replay::STEP_FAILED;
 }

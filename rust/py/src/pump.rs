@@ -6,10 +6,12 @@
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-use pgflo_pump::{Connection, DrainState, Drained, Layout};
-use pyo3::exceptions::PyOSError;
+use pgflo_pump::{Connection, DrainState, Drained, Layout, PumpError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+
+use crate::boundary;
+use crate::error::{Raise, raise_plain};
 
 /// The block is full; there may be more.
 pub const PUMP_MORE: u8 = 0;
@@ -33,14 +35,16 @@ impl Pump {
     #[new]
     #[pyo3(signature = (pgconn_ptr, socket, libpq_path, libpq_version, owner))]
     fn new(
+        py: Python<'_>,
         pgconn_ptr: usize,
         socket: i32,
         libpq_path: &str,
         libpq_version: i32,
         owner: Py<PyAny>,
     ) -> PyResult<Self> {
-        let connection = Connection::adopt(pgconn_ptr, socket, libpq_path, libpq_version)
-            .map_err(|error| PyOSError::new_err(error.to_string()))?;
+        let connection = boundary::run(py, || {
+            Connection::adopt(pgconn_ptr, socket, libpq_path, libpq_version)
+        })?;
         Ok(Self {
             connection: Mutex::new(connection),
             address: pgconn_ptr,
@@ -75,20 +79,26 @@ impl Pump {
     }
 }
 
+impl Raise for PumpError {
+    fn raise(self, py: Python<'_>) -> PyErr {
+        raise_plain(py, &self.to_string())
+    }
+}
+
 impl Pump {
     /// The connection for one call, after its owner said that it is still open.
     pub(crate) fn connection(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Connection>> {
         let address: Option<usize> = self.owner.bind(py).getattr("pgconn_ptr")?.extract()?;
         if address != Some(self.address) {
-            return Err(PyOSError::new_err("the connection was closed"));
+            return Err(raise_plain(py, "the connection was closed"));
         }
         match self.connection.try_lock() {
             Ok(connection) => Ok(connection),
             // A call that panicked left libpq's own state whole: it is not ours to judge.
             Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(PyOSError::new_err(
-                "the connection is in use by another call",
-            )),
+            Err(TryLockError::WouldBlock) => {
+                Err(raise_plain(py, "the connection is in use by another call"))
+            }
         }
     }
 
@@ -102,7 +112,9 @@ impl Pump {
         let mut connection = self.connection(py)?;
         let timeout = Duration::from_millis(timeout_ms.into());
         let connection = &mut *connection;
-        Ok(py.detach(move || connection.drain(layout, max_bytes, timeout)))
+        boundary::run(py, || {
+            Ok::<_, PumpError>(connection.drain(layout, max_bytes, timeout))
+        })
     }
 }
 

@@ -1,0 +1,18 @@
+//! Replay: the changes of an envelope, in source order, as prepared statements.
+//!
+//! Upstream: change envelopes, whose bodies are pgoutput messages. Downstream: an [`Executor`], which
+//! owns the connection. Python decides what a statement looks like; it is asked once per [`Shape`].
+
+mod change;
+mod executor;
+mod relations;
+mod replay;
+mod statement;
+mod step;
+mod walk;
+
+pub use executor::{CONNECTION_FAILURE, Cause, Executor, Param, Place, Refusal};
+pub use relations::{Column, Relation};
+pub use replay::Replay;
+pub use statement::{Call, Conflict, Op, Shape, Source, Statement};
+pub use step::{Conflicts, Step};

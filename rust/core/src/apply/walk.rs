@@ -1,0 +1,135 @@
+//! Where replay stands in a body: the next message, its transaction, its ordinal.
+//!
+//! Invariant: the position is that of the last message passed; a message is passed only once it has
+//! been dealt with, so that replay can return in front of it and come back.
+
+use crate::error::{DecodeError, MessageKind, Reason};
+use crate::lsn::{Lsn, Position};
+use crate::pgoutput::Message;
+
+/// Bytes of the length in front of each message.
+const LENGTH_BYTES: usize = 4;
+
+/// A place between two messages of a body.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Walk {
+    offset: usize,
+    position: Position,
+    open: bool,
+}
+
+/// The message behind a [`Walk`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Next<'a> {
+    pub(super) message: Message<'a>,
+    pub(super) bytes: &'a [u8],
+    end: usize,
+}
+
+impl Walk {
+    /// The start of a body whose chain stood at `prev`.
+    pub(super) const fn new(prev: Position) -> Self {
+        Self {
+            offset: 0,
+            position: prev,
+            open: false,
+        }
+    }
+
+    /// Where the last change passed stands.
+    pub(super) const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Where the next change stands, if there is one next.
+    pub(super) const fn next_position(&self) -> Position {
+        Position::new(
+            self.position.commit_lsn,
+            self.position.ordinal.saturating_add(1),
+        )
+    }
+
+    /// An error in the message behind this place.
+    pub(super) fn error(&self, next: &Next<'_>, reason: Reason) -> DecodeError {
+        DecodeError {
+            offset: self.offset.saturating_add(LENGTH_BYTES),
+            message_kind: MessageKind(next.bytes.first().copied()),
+            reason,
+        }
+    }
+
+    /// Looks at the next message; none at the end of the body.
+    pub(super) fn peek<'a>(&self, body: &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
+        let rest = body.get(self.offset..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let short = |needed, left| {
+            DecodeError::outside(self.offset, Reason::UnexpectedEnd { needed, left })
+        };
+        let (length, rest) = rest
+            .split_first_chunk::<LENGTH_BYTES>()
+            .ok_or_else(|| short(LENGTH_BYTES, rest.len()))?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let bytes = rest
+            .get(..length)
+            .ok_or_else(|| short(length, rest.len()))?;
+        let start = self.offset + LENGTH_BYTES;
+        let message = Message::decode(bytes).map_err(|error| error.shifted(start))?;
+        let next = Next {
+            message,
+            bytes,
+            end: start + length,
+        };
+        if message.is_change() && !self.open {
+            return Err(self.error(&next, Reason::OutsideTransaction));
+        }
+        Ok(Some(next))
+    }
+
+    /// Passes the next message: books begins, commits and ordinals.
+    pub(super) fn pass(&mut self, next: &Next<'_>) -> Result<(), DecodeError> {
+        let passed = match next.message {
+            Message::Begin(begin) => self.begin(begin.final_lsn),
+            Message::Commit(_) if !self.open => Err(Reason::OutsideTransaction),
+            Message::Commit(commit) if commit.commit_lsn != self.position.commit_lsn => {
+                Err(Reason::OtherCommit {
+                    commit_lsn: commit.commit_lsn,
+                    end_lsn: commit.end_lsn,
+                    final_lsn: self.position.commit_lsn,
+                })
+            }
+            Message::Commit(_) => {
+                self.open = false;
+                Ok(())
+            }
+            message if message.is_change() => {
+                self.position = self.next_position();
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        passed.map_err(|reason| self.error(next, reason))?;
+        self.offset = next.end;
+        Ok(())
+    }
+
+    /// A body that starts inside a transaction starts with that transaction's Begin: its ordinals go on.
+    fn begin(&mut self, commit_lsn: Lsn) -> Result<(), Reason> {
+        if self.open {
+            return Err(Reason::InsideTransaction(self.position.commit_lsn));
+        }
+        let floor_lsn = self.position.commit_lsn;
+        if commit_lsn < floor_lsn {
+            return Err(Reason::NotIncreasing {
+                commit_lsn,
+                floor_lsn,
+            });
+        }
+        if commit_lsn > floor_lsn {
+            self.position = Position::new(commit_lsn, 0);
+        }
+        self.open = true;
+        Ok(())
+    }
+}
