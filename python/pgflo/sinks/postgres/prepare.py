@@ -1,0 +1,219 @@
+"""Makes the destination's tables ready for a group's first row, or for an incarnation's.
+
+Upstream: the worker, which holds the lease and has read the group's record. Downstream: catalog,
+truncate, progress.
+Invariant: preparing is one transaction. Before it the tables and the progress row are as they were;
+after it the tables hold no rows of a former copy, and the progress row stands at the new start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import psycopg
+from psycopg import sql
+
+from pgflo import _core, errors
+from pgflo.errors import PgfloError
+from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres.catalog import Table, find_table
+from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.truncate import truncate
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Sequence
+
+    from psycopg.rows import TupleRow
+
+    from pgflo.sinks.postgres.connection import Destination
+
+NotEmpty = Literal["error", "truncate", "append"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """A table of the group: what the destination must be able to take."""
+
+    oid: int
+    schema: str
+    name: str
+    root: tuple[str, str] | None
+    """The partition root, through which rows go where the destination lacks the leaf."""
+    columns: tuple[str, ...]
+    copied: bool
+    """Whether its rows are copied first, so that it must be empty."""
+    snapshot_lsn: int
+
+    @property
+    def label(self) -> str:
+        """schema.table, for people."""
+        return f"{self.schema}.{self.name}"
+
+
+def prepare(
+    conn: psycopg.Connection[TupleRow],
+    to: Destination,
+    tables: Sequence[SourceTable],
+    incarnation: uuid.UUID,
+    start_lsn: int,
+    not_empty: NotEmpty,
+    *,
+    again: bool,
+) -> bool:
+    """Take the sink over and begin `incarnation` if it is not the one that stands there.
+
+    `again`: this run has taken it over before, so that it must still be ours. Returns whether the
+    incarnation was begun (False: the sink goes on where it was). Raises `PgfloError`:
+    SINK_TABLE_MISSING and SINK_COLUMN_MISSING name all that is missing, SINK_NOT_EMPTY all tables
+    with rows; GROUP_SUPERSEDED; or what the server said.
+    """
+    try:
+        progress.create_schema(conn)
+        held = progress.take(conn, to) if again else progress.take_over(conn, to)
+        to.end_former_runs(conn)
+        found = find_tables(conn, tables)
+        if held is not None and held.incarnation == incarnation:
+            return False
+        with conn.transaction():
+            _empty(conn, to, tables, found, not_empty)
+            progress.begin_incarnation(conn, to, incarnation, start_lsn)
+            _remember(conn, to, tables, found, incarnation)
+    except psycopg.Error as error:
+        raise failure(error, "cannot prepare the destination") from error
+    return True
+
+
+def find_tables(
+    conn: psycopg.Connection[TupleRow], tables: Sequence[SourceTable]
+) -> dict[int, Table]:
+    """Find every table's destination by source oid; raise with the list of what is missing."""
+    found: dict[int, Table] = {}
+    missing: list[str] = []
+    for table in tables:
+        destination = find_table(conn, table.schema, table.name, table.root)
+        if destination is None:
+            missing.append(table.label)
+        else:
+            found[table.oid] = destination
+    if missing:
+        raise PgfloError(
+            errors.SINK_TABLE_MISSING, f"the destination has no table {', '.join(missing)}"
+        )
+    lacking = [
+        f"{table.label}.{column}"
+        for table in tables
+        for column in table.columns
+        if column not in found[table.oid].columns
+    ]
+    if lacking:
+        raise PgfloError(
+            errors.SINK_COLUMN_MISSING, f"the destination has no column {', '.join(lacking)}"
+        )
+    return found
+
+
+def start_again(
+    conn: psycopg.Connection[TupleRow], to: Destination, table: SourceTable, destination: Table
+) -> None:
+    """Empty a table whose copy begins anew under another snapshot, and forget its ranges.
+
+    Takes the table's lock first and its row in `copied_tables` second, in the order in which copy
+    writers do: those that came before are wiped, those that come after find the new snapshot.
+    """
+    label = _label(destination)
+    shared = conn.execute(
+        "SELECT count(*) FROM pgflo.copied_tables"
+        " WHERE group_name = %s AND sink = %s AND destination = %s",
+        (to.group, to.sink, label),
+    ).fetchone()
+    if shared is not None and shared[0] > 1:
+        raise PgfloError(
+            errors.SINK_REFUSED,
+            f"{table.label} is copied anew, but its rows cannot be told from those of other"
+            f" partitions in {label}",
+            hint="Create the partition at the destination, or `pgflo replicate --restart`.",
+            table=table.label,
+        )
+    try:
+        with conn.transaction():
+            truncate(conn, [destination], restart_identity=False)
+            conn.execute(
+                "UPDATE pgflo.copied_tables SET snapshot_lsn = %s"
+                " WHERE group_name = %s AND sink = %s AND relation_oid = %s",
+                (_core.lsn_format(table.snapshot_lsn), to.group, to.sink, table.oid),
+            )
+            conn.execute(
+                "DELETE FROM pgflo.copied_ranges"
+                " WHERE group_name = %s AND sink = %s AND relation_oid = %s AND snapshot_lsn <> %s",
+                (to.group, to.sink, table.oid, _core.lsn_format(table.snapshot_lsn)),
+            )
+    except psycopg.Error as error:
+        raise failure(error, f"cannot empty {label}") from error
+
+
+def _empty(
+    conn: psycopg.Connection[TupleRow],
+    to: Destination,
+    tables: Sequence[SourceTable],
+    found: dict[int, Table],
+    not_empty: NotEmpty,
+) -> None:
+    """Empty the tables that hold rows of a former incarnation; judge the others by `not_empty`."""
+    ours = {
+        row[0]
+        for row in conn.execute(
+            "SELECT destination FROM pgflo.copied_tables WHERE group_name = %s AND sink = %s",
+            (to.group, to.sink),
+        )
+    }
+    targets = {found[table.oid].oid: found[table.oid] for table in tables if table.copied}
+    foreign = [
+        table for table in targets.values() if _label(table) not in ours and _has_rows(conn, table)
+    ]
+    if foreign and not_empty == "error":
+        raise PgfloError(
+            errors.SINK_NOT_EMPTY,
+            f"the destination already has rows in {', '.join(map(_label, foreign))}",
+        )
+    doomed = [table for table in targets.values() if _label(table) in ours]
+    if not_empty == "truncate":
+        doomed += foreign
+    truncate(conn, doomed, restart_identity=False)
+
+
+def _remember(
+    conn: psycopg.Connection[TupleRow],
+    to: Destination,
+    tables: Sequence[SourceTable],
+    found: dict[int, Table],
+    incarnation: uuid.UUID,
+) -> None:
+    conn.execute(
+        "DELETE FROM pgflo.copied_tables WHERE group_name = %s AND sink = %s", (to.group, to.sink)
+    )
+    copied = [table for table in tables if table.copied]
+    conn.execute(
+        "INSERT INTO pgflo.copied_tables"
+        " SELECT %s, %s, oid, destination, %s, snapshot::pg_lsn"
+        " FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS copied(oid, destination, snapshot)",
+        (
+            to.group,
+            to.sink,
+            incarnation,
+            [table.oid for table in copied],
+            [_label(found[table.oid]) for table in copied],
+            [_core.lsn_format(table.snapshot_lsn) for table in copied],
+        ),
+    )
+
+
+def _has_rows(conn: psycopg.Connection[TupleRow], table: Table) -> bool:
+    row = conn.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table.only)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _label(table: Table) -> str:
+    """Name a table in the ledger: quoted as SQL quotes it, so that no two tables share a name."""
+    return table.identifier.as_string()

@@ -1,0 +1,207 @@
+"""One range of the initial copy: its rows and its row in the ledger, in one transaction.
+
+Upstream: a copy writer process hands over the parts of a lane, one after the other. Downstream:
+COPY … FROM STDIN at the destination.
+Invariant: a range is committed once, with as many rows as the source counted, under the snapshot
+that the table stands at; in any doubt it is rolled back, and an attempt that follows does it again.
+
+Locks are taken in this order: the table's (by COPY), the progress row's, the table's row in
+`copied_tables`; whoever empties tables takes them in the same order.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from pgflo import _core, errors
+from pgflo.errors import PgfloError
+from pgflo.sinks.postgres import progress
+
+if TYPE_CHECKING:
+    import uuid
+
+    import psycopg
+    from psycopg.rows import TupleRow
+
+    from pgflo.sinks.postgres.connection import Destination
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One attempt at a range."""
+
+    oid: int
+    snapshot_lsn: int
+    range_no: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the rows of a source table go."""
+
+    schema: str
+    name: str
+    columns: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """schema.table, for people."""
+        return f"{self.schema}.{self.name}"
+
+
+class Verdict(enum.Enum):
+    """What is to be done with a range that a lane brings."""
+
+    LOAD = "load"
+    """Its rows are wanted: COPY has begun."""
+    KNOWN = "known"
+    """It is committed already."""
+    OUTDATED = "outdated"
+    """The table stands at a later snapshot: its rows must not go in."""
+    UNPREPARED = "unprepared"
+    """The table has not been made ready for this snapshot yet."""
+
+
+class AbandonedError(Exception):
+    """Tells psycopg to end a COPY without its rows."""
+
+
+class RangeCopy:
+    """Loads ranges through one connection, one at a time."""
+
+    def __init__(
+        self, conn: psycopg.Connection[TupleRow], to: Destination, incarnation: uuid.UUID
+    ) -> None:
+        self._conn = conn
+        self._to = to
+        self._incarnation = incarnation
+        self._range: Range | None = None
+        self._target: Target | None = None
+        self._cursor: psycopg.Cursor[TupleRow] | None = None
+        self._copy: psycopg.Copy | None = None
+
+    def begin(self, wanted: Range, target: Target) -> Verdict:
+        """Look the range up in the ledger and begin its COPY if its rows are wanted."""
+        row = self._conn.execute(
+            "SELECT (SELECT snapshot_lsn::text FROM pgflo.copied_tables"
+            " WHERE group_name = %(group)s AND sink = %(sink)s AND incarnation = %(incarnation)s AND relation_oid = %(oid)s),"
+            " EXISTS (SELECT FROM pgflo.copied_ranges WHERE group_name = %(group)s"
+            " AND sink = %(sink)s AND incarnation = %(incarnation)s AND relation_oid = %(oid)s"
+            " AND snapshot_lsn = %(snapshot)s AND range_no = %(range)s)",
+            self._ids(wanted),
+        ).fetchone()
+        if row is None or row[0] is None:
+            return Verdict.UNPREPARED
+        stands_at = _core.lsn_parse(row[0])
+        if wanted.snapshot_lsn != stands_at:
+            is_old = wanted.snapshot_lsn < stands_at
+            return Verdict.OUTDATED if is_old else Verdict.UNPREPARED
+        if row[1]:
+            return Verdict.KNOWN
+        self._conn.execute("BEGIN")
+        self._cursor = self._conn.cursor()
+        # The context manager is entered here and left in `commit` or `abandon`.
+        self._copy = self._cursor.copy(
+            sql.SQL("COPY {} ({}) FROM STDIN").format(
+                sql.Identifier(target.schema, target.name),
+                sql.SQL(", ").join(map(sql.Identifier, target.columns)),
+            )
+        ).__enter__()
+        self._range, self._target = wanted, target
+        return Verdict.LOAD
+
+    def write(self, rows: memoryview) -> None:
+        """Send a piece of the rows; pieces may end inside a row."""
+        if self._copy is None:
+            message = "no range is begun"
+            raise RuntimeError(message)
+        self._copy.write(rows)
+
+    def commit(self, total_rows: int) -> bool:
+        """End the COPY, check, book and commit the range.
+
+        False: the table stands at another snapshot by now, and the rows are rolled back. Raises
+        `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or `psycopg.Error`.
+        """
+        copy, cursor, done, target = self._copy, self._cursor, self._range, self._target
+        if copy is None or cursor is None or done is None or target is None:
+            message = "no range is begun"
+            raise RuntimeError(message)
+        self._copy = self._cursor = self._range = None
+        copy.__exit__(None, None, None)
+        if cursor.rowcount != total_rows:
+            raise PgfloError(
+                errors.SINK_ROW_COUNT,
+                f"range {done.range_no} of {target.label}: {total_rows} rows were read,"
+                f" {cursor.rowcount} arrived",
+                table=target.label,
+            )
+        self._hold_run(done)
+        if not self._hold_snapshot(done):
+            self._conn.execute("ROLLBACK")
+            return False
+        self._conn.execute(
+            "INSERT INTO pgflo.copied_ranges (group_name, sink, incarnation, relation_oid,"
+            " snapshot_lsn, range_no, attempt, row_count) VALUES (%(group)s, %(sink)s,"
+            " %(incarnation)s, %(oid)s, %(snapshot)s, %(range)s, %(attempt)s, %(rows)s)",
+            {**self._ids(done), "attempt": done.attempt, "rows": total_rows},
+        )
+        self._conn.execute("COMMIT")
+        return True
+
+    def abandon(self) -> None:
+        """Roll back what is begun, if anything is."""
+        copy, self._copy, self._cursor, self._range = self._copy, None, None, None
+        if copy is not None:
+            copy.__exit__(AbandonedError, AbandonedError(), None)
+            self._conn.execute("ROLLBACK")
+
+    def _hold_run(self, done: Range) -> None:
+        """Keep the progress row ours until the commit."""
+        held = self._conn.execute(
+            "SELECT FROM pgflo.progress WHERE group_name = %(group)s AND sink = %(sink)s"
+            " AND shard = %(shard)s AND incarnation = %(incarnation)s AND owner = %(owner)s"
+            " FOR SHARE",
+            {**self._ids(done), "shard": progress.SHARD, "owner": self._to.owner},
+        )
+        if held.rowcount != 1:
+            raise progress.superseded(self._to)
+
+    def _hold_snapshot(self, done: Range) -> bool:
+        """Keep the table at its snapshot until the commit; False if it stands at another."""
+        held = self._conn.execute(
+            "SELECT FROM pgflo.copied_tables WHERE group_name = %(group)s AND sink = %(sink)s"
+            " AND incarnation = %(incarnation)s AND relation_oid = %(oid)s"
+            " AND snapshot_lsn = %(snapshot)s FOR SHARE",
+            self._ids(done),
+        )
+        return held.rowcount == 1
+
+    def _ids(self, wanted: Range) -> dict[str, object]:
+        return {
+            "group": self._to.group,
+            "sink": self._to.sink,
+            "incarnation": self._incarnation,
+            "oid": wanted.oid,
+            "snapshot": _core.lsn_format(wanted.snapshot_lsn),
+            "range": wanted.range_no,
+        }
+
+
+def copied_ranges(
+    conn: psycopg.Connection[TupleRow], to: Destination, incarnation: uuid.UUID
+) -> dict[tuple[int, int], dict[int, int]]:
+    """Read the ledger: by (source oid, snapshot LSN) the rows of each committed range."""
+    found: dict[tuple[int, int], dict[int, int]] = {}
+    for oid, snapshot, range_no, rows in conn.execute(
+        "SELECT relation_oid, snapshot_lsn::text, range_no, row_count FROM pgflo.copied_ranges"
+        " WHERE group_name = %s AND sink = %s AND incarnation = %s",
+        (to.group, to.sink, incarnation),
+    ):
+        found.setdefault((oid, _core.lsn_parse(snapshot)), {})[range_no] = rows
+    return found

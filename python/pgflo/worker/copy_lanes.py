@@ -1,0 +1,277 @@
+"""The initial copy: gives lanes to copy writers until every table has all its ranges.
+
+Upstream: the group's record (lanes, tables, ranges), the copy stream. Downstream: copy writer
+processes; the group's record again (which ranges are applied, up to where each lane is).
+Invariant: a lane is read by one copy writer at a time, and a table counts as copied when the
+destination's ledger holds as many ranges of its present snapshot as the source cut it into.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+
+from pgflo import errors
+from pgflo.broker.records import CopiedRecord, TableState
+from pgflo.broker.stored import is_missing
+from pgflo.broker.topology import stream_state
+from pgflo.errors import PgfloError
+from pgflo.replicator.race import first_of
+from pgflo.sinks.postgres.prepare import find_tables, start_again
+from pgflo.sinks.postgres.range_copy import copied_ranges
+from pgflo.worker import copy_writer
+from pgflo.worker.child import Child
+from pgflo.worker.messages import Copied, Lane, LaneTable, Left, Unprepared, encode, table_values
+from pgflo.worker.tables import source_table
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.names import Names
+    from pgflo.broker.record import Record
+    from pgflo.broker.records import TableRecord
+    from pgflo.config.settings import WorkerSettings
+    from pgflo.sinks.postgres.connection import Destination
+    from pgflo.worker.group_view import GroupView, View
+    from pgflo.worker.report import Report
+
+log = structlog.get_logger("pgflo.worker")
+
+OWN_LANE_PATIENCE_S = 5.0
+"""With as many copy writers as lanes, each stays with its lane."""
+
+SHARED_LANE_PATIENCE_S = 0.2
+"""With fewer, a lane that brings nothing is left for another."""
+
+
+class CopyLanes:
+    """Loads every range that the group's record announces. `run` is its whole life."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        record: Record,
+        names: Names,
+        settings: WorkerSettings,
+        to: Destination,
+        view: GroupView,
+        report: Report,
+    ) -> None:
+        self._broker = broker
+        self._record = record
+        self._names = names
+        self._settings = settings
+        self._to = to
+        self._view = view
+        self._report = report
+        self._children: list[Child] = []
+        self._free: deque[int] = deque()
+        """Lanes that nobody reads; the longest unread first."""
+        self._lanes: set[int] = set()
+        self._idle: deque[int] = deque()
+        """Numbers of copy writers that have no lane."""
+        self._blocked: dict[int, Unprepared] = {}
+        """Lanes that wait for a table to be prepared."""
+        self._done: dict[tuple[int, int], dict[int, int]] = {}
+        """(oid, snapshot) → range → rows."""
+        self._untold: set[int] = set()
+        """Tables whose record of copied ranges is behind."""
+        self._changed = asyncio.Event()
+        self._described: dict[int, set[tuple[int, int]]] = {}
+
+    async def run(self) -> None:
+        """Copy until every table is complete. Raises `PgfloError`; open ranges are rolled back."""
+        self._done = await asyncio.to_thread(self._read_ledger)
+        view = await self._view.wait(lambda _: True)
+        self._untold = set(view.tables)
+        if self._is_complete(view):
+            await self._tell_copied()
+            return
+        await self._check_stream()
+        self._report.phase("copying")
+        try:
+            await self._start_children(view)
+            await first_of(
+                self._until_complete(),
+                self._distribute(),
+                self._tell(),
+                *(_raise(child) for child in self._children),
+            )
+            await self._tell_copied()
+        finally:
+            await asyncio.gather(*(child.close(at_once=True) for child in self._children))
+        log.info("copy complete", tables=len(view.tables))
+
+    def _is_complete(self, view: View) -> bool:
+        if len(view.tables) < len(view.group.tables):
+            return False
+        return all(self._is_copied(table) for table in view.tables.values())
+
+    def _is_copied(self, table: TableRecord) -> bool:
+        if table.ranges == 0:
+            return table.state is TableState.READY
+        done = self._done.get((table.oid, table.snapshot_lsn), {})
+        return table.state in (TableState.PUBLISHED, TableState.READY) and len(done) >= table.ranges
+
+    async def _check_stream(self) -> None:
+        """See that the copy stream still holds what this sink has not got."""
+        try:
+            state = await stream_state(self._broker, self._names.copy_stream)
+        except PgfloError as error:
+            if not is_missing(error):
+                raise
+            raise self._late("is gone") from None
+        if state.messages < state.last_seq and not self._report.lane_seqs and not self._done:
+            raise self._late("no longer holds its beginning")
+
+    def _late(self, what: str) -> PgfloError:
+        return PgfloError(
+            errors.SINK_LATE,
+            f"the copy stream of group {self._to.group} {what}, and sink {self._to.sink} has not"
+            " copied every table",
+        )
+
+    async def _until_complete(self) -> None:
+        while True:
+            view = await self._view.wait(lambda _: True)
+            if self._is_complete(view):
+                return
+            await first_of(self._changed.wait(), self._view.after(view))
+            self._changed.clear()
+
+    # --- copy writers
+
+    async def _start_children(self, view: View) -> None:
+        wanted = max(1, min(self._settings.copy_writers, view.group.lanes))
+        for number in range(wanted):
+            child = await Child.start(
+                f"copy-writer {number}",
+                copy_writer.main,
+                number,
+                self._to,
+                self._settings.nats,
+                self._names,
+                on_message=partial(self._on_message, number),
+            )
+            self._children.append(child)
+            self._idle.append(number)
+
+    def _on_message(self, number: int, message: Copied | Unprepared | Left) -> None:
+        match message:
+            case Copied():
+                if message.is_new:
+                    ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
+                    ranges[message.range_no] = message.rows
+                    self._untold.add(message.oid)
+                self._report.lane(message.lane, message.seq)
+            case Unprepared():
+                self._blocked[message.lane] = message
+            case Left():
+                if message.lane not in self._blocked:
+                    self._free.append(message.lane)
+                self._idle.append(number)
+        self._changed.set()
+
+    async def _distribute(self) -> None:
+        """Give free lanes to idle copy writers, prepare tables that lanes wait for."""
+        while True:
+            view = await self._view.wait(lambda _: True)
+            for lane in range(view.group.lanes):
+                if lane not in self._lanes:
+                    self._lanes.add(lane)
+                    self._free.append(lane)
+            for lane, blocked in list(self._blocked.items()):
+                if await self._prepare(view, blocked):
+                    del self._blocked[lane]
+                    self._free.append(lane)
+            while self._free and self._idle:
+                await self._assign(view, self._idle.popleft(), self._free.popleft())
+            waiting = self._changed.wait()
+            await first_of(waiting, self._view.after(view))
+
+    async def _assign(self, view: View, number: int, lane: int) -> None:
+        is_shared = len(self._lanes) > len(self._children)
+        message = Lane(
+            lane,
+            self._report.lane_seqs.get(lane, 0) + 1,
+            SHARED_LANE_PATIENCE_S if is_shared else OWN_LANE_PATIENCE_S,
+            await self._news(view, number),
+        )
+        await self._children[number].send([encode(message)], is_waiting=True)
+
+    async def _news(self, view: View, number: int) -> list[dict[str, object]]:
+        """Describe the tables that a copy writer has not heard of."""
+        told = self._described.setdefault(number, set())
+        fresh = [
+            table for table in view.tables.values() if (table.oid, table.snapshot_lsn) not in told
+        ]
+        if not fresh:
+            return []
+        found = await asyncio.to_thread(self._find, fresh)
+        told |= {(table.oid, table.snapshot_lsn) for table in fresh}
+        return found
+
+    async def _prepare(self, view: View, blocked: Unprepared) -> bool:
+        """Empty a table for its new snapshot; False while the record does not tell of it yet."""
+        table = view.tables.get(blocked.oid)
+        if table is None or table.snapshot_lsn < blocked.snapshot_lsn:
+            return False
+        log.info("copying a table anew", table=f"{table.schema}.{table.name}")
+        await asyncio.to_thread(self._start_again, table)
+        return True
+
+    # --- the group's record
+
+    async def _tell(self) -> NoReturn:
+        while True:
+            await self._tell_copied()
+            await asyncio.sleep(1.0)
+
+    async def _tell_copied(self) -> None:
+        view = await self._view.wait(lambda _: True)
+        untold, self._untold = self._untold, set()
+        for oid in untold & set(view.tables):
+            ranges = self._done.get((oid, view.tables[oid].snapshot_lsn), {})
+            await self._record.put_copied(
+                CopiedRecord(self._settings.sink, oid, sorted(ranges), sum(ranges.values()))
+            )
+        await self._report.flush()
+
+    # --- the destination, in threads
+
+    def _connect(self) -> Connection[TupleRow]:
+        return self._to.connect("copy")
+
+    def _read_ledger(self) -> dict[tuple[int, int], dict[int, int]]:
+        with self._connect() as conn:
+            return copied_ranges(conn, self._to, self._names.incarnation)
+
+    def _find(self, tables: list[TableRecord]) -> list[dict[str, object]]:
+        with self._connect() as conn:
+            found = find_tables(conn, [source_table(table, copied=True) for table in tables])
+        return [
+            table_values(
+                LaneTable(
+                    table.oid,
+                    found[table.oid].schema,
+                    found[table.oid].name,
+                    [column.name for column in table.columns],
+                )
+            )
+            for table in tables
+        ]
+
+    def _start_again(self, table: TableRecord) -> None:
+        wanted = source_table(table, copied=True)
+        with self._connect() as conn:
+            start_again(conn, self._to, wanted, find_tables(conn, [wanted])[table.oid])
+
+
+async def _raise(child: Child) -> NoReturn:
+    raise await asyncio.shield(child.failure)

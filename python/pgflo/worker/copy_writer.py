@@ -1,0 +1,222 @@
+"""A copy writer process: takes one copy lane at a time and loads its ranges.
+
+Upstream: `copy_lanes` gives it lanes through a pipe; the lane's envelopes come straight from the
+broker. Downstream: `RangeCopy`, one destination transaction per range.
+Invariant: the parts of an attempt are loaded in order and without a gap, or not at all. What is not
+wanted (another incarnation, a known range, an attempt with a gap, a repeated part) is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+import structlog
+import uvloop
+from setproctitle import setproctitle
+
+from pgflo import _core, errors, logs
+from pgflo.broker.connection import connect
+from pgflo.broker.consumer import Consumer
+from pgflo.errors import PgfloError
+from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.range_copy import Range, RangeCopy, Target, Verdict
+from pgflo.supervisor.lifeline import die_with_parent
+from pgflo.worker.messages import Copied, Failed, Lane, Left, Message, Unprepared, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from multiprocessing.connection import Connection
+
+    from pgflo._core import Header
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.names import Names
+    from pgflo.config.settings import NatsSettings
+    from pgflo.sinks.postgres.connection import Destination
+
+log = structlog.get_logger("pgflo.worker")
+
+T = TypeVar("T")
+
+PART_PATIENCE_S = 10.0
+"""How long a range waits for its next part. Then its publisher has a trouble that may take long:
+the range is rolled back so that its locks go, and begun again from its first part."""
+
+
+def main(
+    pipe: Connection,
+    log_settings: Mapping[str, str | bool],
+    number: int,
+    to: Destination,
+    nats: NatsSettings,
+    names: Names,
+) -> None:
+    """Run until the pipe ends or something fails."""
+    die_with_parent()
+    setproctitle(f"pgflo {to.group} copy-writer {number}")
+    logs.configure_child(log_settings)
+    structlog.contextvars.bind_contextvars(group=to.group, sink=to.sink, copy_writer=number)
+    try:
+        uvloop.run(_serve(pipe, number, to, nats, names))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the worker wants us to end; a range under way is rolled back
+    except PgfloError as error:
+        pipe.send_bytes(encode(Failed.of(error)))
+    except psycopg.Error as error:
+        pipe.send_bytes(encode(Failed.of(failure(error, "copying"))))
+    except _core.CoreError as error:
+        detail = f"an envelope of the copy cannot be read: {error}"
+        pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_CHAIN_GAP, detail))))
+
+
+async def _serve(
+    pipe: Connection, number: int, to: Destination, nats: NatsSettings, names: Names
+) -> None:
+    with ThreadPoolExecutor(1, thread_name_prefix="destination") as thread:
+        loop = asyncio.get_running_loop()
+        conn = await loop.run_in_executor(thread, to.connect, f"copy{number}")
+        broker = await connect(nats, name=f"pgflo {to.group} copy-writer {number}")
+        try:
+            ranges = RangeCopy(conn, to, names.incarnation)
+            worker = CopyWriter(pipe, thread, ranges, broker, names, to.sink)
+            while True:
+                command = await asyncio.to_thread(pipe.recv_bytes)
+                message = decode(command)
+                if isinstance(message, Lane):
+                    await worker.read(message)
+        finally:
+            await broker.close()
+            conn.close()
+
+
+class CopyWriter:
+    """Reads lanes. One attempt at a range is open at a time."""
+
+    def __init__(
+        self,
+        pipe: Connection,
+        thread: ThreadPoolExecutor,
+        ranges: RangeCopy,
+        broker: Broker,
+        names: Names,
+        sink: str,
+    ) -> None:
+        self._pipe = pipe
+        self._thread = thread
+        self._ranges = ranges
+        self._broker = broker
+        self._names = names
+        self._sink = sink
+        self._targets: dict[int, Target] = {}
+        self._open: Range | None = None
+        self._next_part = 0
+        self._dropped: Range | None = None
+        """An attempt whose parts are not wanted."""
+        self._dropped_is_applied = False
+
+    async def read(self, lane: Lane) -> None:
+        """Load the lane's ranges until nothing comes for a while; then give it back."""
+        for table in lane.tables:
+            target = Target(table["schema"], table["name"], tuple(table["columns"]))
+            self._targets[table["oid"]] = target
+        self._dropped = None
+        consumer = await Consumer.open(
+            self._broker,
+            self._names.copy_stream,
+            f"sink_{self._sink}_lane_{lane.lane}",
+            lane.start_seq,
+            subject=self._names.copy_subject(lane.lane),
+        )
+        try:
+            while True:
+                patience_s = PART_PATIENCE_S if self._open else lane.patience_s
+                message = await consumer.next(patience_s)
+                if message is None:
+                    break
+                last_word = await self._take(lane.lane, message.data, message.seq, consumer)
+                if last_word is not None:
+                    self._tell(last_word)
+                    break
+        finally:
+            if self._open is not None:
+                log.warning("a range waits for its next part; rolled back", lane=lane.lane)
+                await self._abandon()
+            await consumer.close()
+        self._tell(Left(lane.lane))
+
+    async def _take(
+        self, lane: int, data: bytes, seq: int, consumer: Consumer
+    ) -> Unprepared | None:
+        """Deal with one part; `Unprepared` if the lane cannot go on."""
+        header = _core.read_header(data)
+        if header.kind != _core.KIND_COPY or header.incarnation != self._names.incarnation.bytes:
+            return None
+        this = Range(header.relation_oid, header.snapshot_lsn, header.range_no, header.attempt)
+        if self._open is not None and this != self._open:
+            log.info("a range is begun again elsewhere; rolled back", range_no=self._open.range_no)
+            await self._abandon()
+        if self._open is None and this != self._dropped:
+            verdict = await self._begin(this, header)
+            if verdict is Verdict.UNPREPARED:
+                return Unprepared(lane, this.oid, this.snapshot_lsn)
+        if this == self._dropped:
+            if header.final and self._dropped_is_applied:
+                await consumer.ack(seq)
+                self._tell(_copied(lane, seq, this, rows=0, is_new=False))
+            return None
+        if header.part_no < self._next_part:
+            return None  # sent again by the publisher
+        if header.part_no > self._next_part:
+            log.warning("a part of a range is missing; waiting for it to be sent again", lane=lane)
+            await self._abandon()
+            self._drop(this, is_applied=False)
+            return None
+        await self._in_thread(self._ranges.write, memoryview(data)[_core.HEADER_BYTES :])
+        self._next_part += 1
+        if header.final:
+            await self._commit(lane, seq, this, header.total_rows)
+            await consumer.ack(seq)
+        return None
+
+    async def _begin(self, this: Range, header: Header) -> Verdict:
+        target = self._targets.get(this.oid)
+        if target is None:
+            return Verdict.UNPREPARED
+        if header.part_no != 0:
+            # What came before is purged or belongs to a run that broke off.
+            self._drop(this, is_applied=False)
+            return Verdict.OUTDATED
+        verdict = await self._in_thread(self._ranges.begin, this, target)
+        if verdict is Verdict.LOAD:
+            self._open, self._next_part = this, 0
+        elif verdict is not Verdict.UNPREPARED:
+            self._drop(this, is_applied=True)
+        return verdict
+
+    async def _commit(self, lane: int, seq: int, this: Range, total_rows: int) -> None:
+        self._open = None
+        is_ours = await self._in_thread(self._ranges.commit, total_rows)
+        rows = total_rows if is_ours else 0
+        self._tell(_copied(lane, seq, this, rows=rows, is_new=is_ours))
+
+    async def _abandon(self) -> None:
+        self._open = None
+        await self._in_thread(self._ranges.abandon)
+
+    def _drop(self, this: Range, *, is_applied: bool) -> None:
+        self._dropped, self._dropped_is_applied = this, is_applied
+
+    def _tell(self, message: Message) -> None:
+        self._pipe.send_bytes(encode(message))
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        """Run a call on the connection in the one thread that owns it, while the loop receives."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(call, *arguments))
+
+
+def _copied(lane: int, seq: int, this: Range, *, rows: int, is_new: bool) -> Copied:
+    return Copied(lane, seq, this.oid, this.snapshot_lsn, this.range_no, rows, is_new)

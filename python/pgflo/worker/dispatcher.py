@@ -1,0 +1,230 @@
+"""Change stream → writer: reads envelopes, cuts epochs, keeps the writer busy, tells how far it is.
+
+Upstream: a consumer of the change stream, located by the position that the writer found at the
+destination. Downstream: the writer process; `report` and the consumer's acknowledgements, which say
+only what is committed.
+Invariant: at most two steps are under way, and between broker and writer no more than about three
+epochs are in memory. An epoch is cut at once when the writer has nothing to do, else when it is
+full: small epochs while there is little, large ones while there is much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+
+from pgflo import _core, errors
+from pgflo.broker.consumer import Consumer
+from pgflo.broker.topology import locate
+from pgflo.errors import PgfloError
+from pgflo.replicator.race import first_of
+from pgflo.worker import writer
+from pgflo.worker.child import Child
+from pgflo.worker.endings import goal_lsn
+from pgflo.worker.epochs import Epochs
+from pgflo.worker.messages import Done, Ready, Step, encode
+
+if TYPE_CHECKING:
+    from pgflo._core import Header
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.names import Names
+    from pgflo.config.settings import WorkerSettings
+    from pgflo.sinks.postgres.connection import Destination
+    from pgflo.worker.epochs import Cut
+    from pgflo.worker.report import Report
+
+log = structlog.get_logger("pgflo.worker")
+
+STEPS_UNDER_WAY = 2
+ACK_PAUSE_S = 0.25
+DRAIN_S = 20.0
+"""How long a stop waits for steps under way; they are rolled back after that."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A step that the writer has not answered yet."""
+
+    commits: bool
+    last: Header
+    """Of its last envelope."""
+    seq: int
+    commit_time_us: int
+
+
+class Dispatcher:
+    """Applies the change stream through one writer. `run` is its whole life."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        settings: WorkerSettings,
+        to: Destination,
+        roots: dict[int, tuple[str, str] | None],
+        start_lsn: int,
+        report: Report,
+    ) -> None:
+        self._broker = broker
+        self._names = names
+        self._settings = settings
+        self._to = to
+        self._roots = roots
+        self._start_lsn = start_lsn
+        self._report = report
+        self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._under_way: deque[UnderWay] = deque()
+        self._goal: int | None = None
+        self._committed_seq = 0
+        self._wake = asyncio.Event()
+        """There may be something to send."""
+        self._has_room = asyncio.Event()
+        self._moved = asyncio.Event()
+        """Something was committed."""
+        self._idle = asyncio.Event()
+        """Nothing is under way."""
+        self._reached = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Apply until the ending is reached or `stop` is set; then what is under way is finished.
+
+        Raises `PgfloError`; whatever is not committed then is rolled back.
+        """
+        child = await Child.start(
+            "writer", writer.main, self._to, self._roots, on_message=self._on_message
+        )
+        consumer = None
+        try:
+            ready = await first_of(_result(self._ready), _raise(child))
+            epochs, consumer = await self._open(ready)
+            if self._reached.is_set():
+                return
+            await first_of(
+                self._read(consumer, epochs),
+                self._send(child, epochs),
+                self._acknowledge(consumer),
+                self._reached.wait(),
+                stop.wait(),
+                _raise(child),
+            )
+            await self._drain(child)
+        finally:
+            await child.close(at_once=bool(self._under_way))
+            if consumer is not None:
+                await consumer.ack(self._committed_seq)
+                await consumer.close()
+
+    async def _open(self, ready: Ready) -> tuple[Epochs, Consumer]:
+        """Find the place in the stream that the destination's position asks for."""
+        if ready.incarnation != str(self._names.incarnation):
+            raise PgfloError(
+                errors.GROUP_SUPERSEDED, "another worker has begun another incarnation here"
+            )
+        position = (ready.commit_lsn, ready.ordinal)
+        self._report.moved(position, ready.end_lsn, 0, 0)
+        self._report.phase("streaming")
+        self._goal = await goal_lsn(self._settings, self._broker, self._names)
+        self._see_goal(ready.end_lsn)
+        seq = await locate(self._broker, self._names.changes_stream, position)
+        log.info(
+            "applying changes",
+            behind=f"{_core.lsn_format(position[0])}:{position[1]}",
+            stream_seq=seq,
+        )
+        epochs = Epochs(
+            self._names.incarnation,
+            position,
+            epoch_bytes=self._settings.epoch_bytes,
+            epoch_changes=self._settings.batch_rows,
+            is_start=position == (self._start_lsn, 0),
+        )
+        consumer = await Consumer.open(
+            self._broker, self._names.changes_stream, f"sink_{self._settings.sink}", seq
+        )
+        self._has_room.set()
+        return epochs, consumer
+
+    async def _read(self, consumer: Consumer, epochs: Epochs) -> None:
+        while True:
+            await self._has_room.wait()
+            message = await consumer.next(None)
+            if message is None:
+                continue
+            header = epochs.put(message.data, message.seq)
+            self._wake.set()
+            if epochs.is_full:
+                self._has_room.clear()
+            if self._goal is not None and header.end_lsn >= self._goal:
+                await asyncio.Event().wait()  # what follows is beyond the ending
+
+    async def _send(self, child: Child, epochs: Epochs) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while (cut := self._next(epochs)) is not None:
+                if not epochs.is_full:
+                    self._has_room.set()
+                envelopes = [envelope for unit in cut.units for envelope in unit.envelopes]
+                is_waiting = not self._under_way
+                self._under_way.append(
+                    UnderWay(cut.commits, cut.last, cut.units[-1].seq, cut.commit_time_us)
+                )
+                self._idle.clear()
+                head = encode(Step(len(envelopes), cut.commits))
+                await child.send([head, *envelopes], is_waiting=is_waiting)
+
+    def _next(self, epochs: Epochs) -> Cut | None:
+        if len(self._under_way) >= STEPS_UNDER_WAY or (self._under_way and not epochs.is_full):
+            return None
+        return epochs.cut()
+
+    def _on_message(self, message: Ready | Done) -> None:
+        if isinstance(message, Ready):
+            if not self._ready.done():
+                self._ready.set_result(message)
+            return
+        step = self._under_way.popleft()
+        if not self._under_way:
+            self._idle.set()
+        if message.committed:
+            last = step.last
+            self._committed_seq = step.seq
+            self._report.moved(
+                (last.commit_lsn, last.ordinal), last.end_lsn, step.commit_time_us, message.changes
+            )
+            self._moved.set()
+            self._see_goal(last.end_lsn)
+        self._wake.set()
+
+    def _see_goal(self, end_lsn: int) -> None:
+        if self._goal is not None and end_lsn >= self._goal:
+            self._reached.set()
+
+    async def _acknowledge(self, consumer: Consumer) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            await consumer.ack(self._committed_seq)
+            await asyncio.sleep(ACK_PAUSE_S)
+
+    async def _drain(self, child: Child) -> None:
+        """Wait for what is under way, unless it waits for the rest of a transaction itself."""
+        if not self._under_way or not self._under_way[-1].commits:
+            return
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await first_of(self._idle.wait(), _raise(child))
+        except TimeoutError:
+            log.warning("changes under way took too long and are rolled back; they come again")
+
+
+async def _result(future: asyncio.Future[Ready]) -> Ready:
+    return await future
+
+
+async def _raise(child: Child) -> NoReturn:
+    raise await asyncio.shield(child.failure)

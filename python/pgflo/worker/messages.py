@@ -1,0 +1,147 @@
+"""What worker and child processes tell each other, as JSON over their pipes.
+
+`pgflo.worker` tells the order of the messages.
+
+Upstream and downstream: `child` on the worker's side, `writer` and `copy_writer` on the other.
+Invariant: a message is read back as the type it was written from. Envelopes travel beside, as they
+are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+import orjson
+
+from pgflo import errors
+from pgflo.errors import Kind, PgfloError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """To the writer: `envelopes` envelopes follow; `commits`: they end a transaction there."""
+
+    envelopes: int
+    commits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """From the writer: the progress row is taken; this is what the destination has."""
+
+    incarnation: str
+    commit_lsn: int
+    ordinal: int
+    end_lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """From the writer: a step is applied, and committed if it was to be.
+
+    `changes` and `conflicts` are those of the whole transaction, told when it commits.
+    """
+
+    committed: bool
+    changes: int = 0
+    conflicts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTable:
+    """A table for copy writers: by source oid, where its rows go, in which columns."""
+
+    oid: int
+    schema: str
+    name: str
+    columns: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """To a copy writer: read this lane from `start_seq` on, until `patience_s` of silence."""
+
+    lane: int
+    start_seq: int
+    patience_s: float
+    tables: list[dict[str, Any]]
+    """New or changed `LaneTable`s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """From a copy writer: this range is committed, now or by a former run."""
+
+    lane: int
+    seq: int
+    """Stream sequence of its final part."""
+    oid: int
+    snapshot_lsn: int
+    range_no: int
+    rows: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """From a copy writer: the lane goes on with a table or snapshot that is not prepared here."""
+
+    lane: int
+    oid: int
+    snapshot_lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """From a copy writer: the lane is given back."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """From any child, as its last word."""
+
+    code: str
+    detail: str
+    hint: str
+    context: dict[str, str | int]
+
+    KINDS: ClassVar[dict[str, Kind]] = {
+        kind.code: kind for kind in vars(errors).values() if isinstance(kind, Kind)
+    }
+
+    @classmethod
+    def of(cls, error: PgfloError) -> Failed:
+        """Pack an error."""
+        return cls(error.kind.code, error.detail, error.hint, dict(error.context))
+
+    def error(self) -> PgfloError:
+        """Unpack it."""
+        context: dict[str, Any] = dict(self.context)
+        return PgfloError(self.KINDS[self.code], self.detail, hint=self.hint, **context)
+
+
+Message = Step | Ready | Done | Lane | Copied | Unprepared | Left | Failed
+
+TYPES: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (Step, Ready, Done, Lane, Copied, Unprepared, Left, Failed)
+}
+
+
+def encode(message: Message) -> bytes:
+    """Write a message with its type's name."""
+    values = {name.name: getattr(message, name.name) for name in fields(message)}
+    return orjson.dumps([type(message).__name__, values])
+
+
+def decode(data: bytes) -> Message:
+    """Read a message. Both ends are of one build: anything unknown is a mistake of ours."""
+    name, values = orjson.loads(data)
+    return TYPES[name](**values)
+
+
+def table_values(table: LaneTable) -> dict[str, Any]:
+    """Turn a table into what `Lane.tables` carries."""
+    return asdict(table)

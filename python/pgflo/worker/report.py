@@ -1,0 +1,119 @@
+"""What the sink tells the group: its record in the key-value bucket, kept up to date.
+
+Upstream: `run`, `copy_lanes` and `dispatcher` say what has been committed. Downstream: the
+replicator (what is safe, what may be purged), `pgflo status`.
+Invariant: nothing is told before the destination has committed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pgflo.broker.records import SinkRecord
+
+if TYPE_CHECKING:
+    from pgflo.broker.record import Record
+
+SHORTEST_PAUSE_S = 0.25
+"""Between two updates of the record."""
+
+
+class Report:
+    """The sink's record. Made by `register`."""
+
+    def __init__(self, record: Record, told: SinkRecord) -> None:
+        self._record = record
+        self._told = told
+        self._changed = asyncio.Event()
+
+    @classmethod
+    async def register(
+        cls,
+        record: Record,
+        name: str,
+        kind: str,
+        incarnation: str,
+        position: tuple[int, int],
+        end_lsn: int,
+    ) -> Report:
+        """Register the sink, or go on with its record of this incarnation."""
+        known = (await record.sinks()).get(name)
+        fresh = SinkRecord(
+            name=name,
+            kind=kind,
+            incarnation=incarnation,
+            commit_lsn=position[0],
+            ordinal=position[1],
+            end_lsn=end_lsn,
+            phase="preparing",
+        )
+        if known is not None and known.incarnation == incarnation:
+            fresh = replace(
+                fresh,
+                lane_seqs=known.lane_seqs,
+                commit_time_us=known.commit_time_us,
+                applied_changes=known.applied_changes,
+            )
+        elif known is not None:
+            await record.drop_sink(name)
+        self = cls(record, fresh)
+        await self._put()
+        return self
+
+    @property
+    def lane_seqs(self) -> dict[int, int]:
+        """Copy lane → last sequence that is applied."""
+        return self._told.lane_seqs
+
+    @property
+    def applied(self) -> tuple[int, int, int]:
+        """Change whenever something is committed: position, and the lanes' progress."""
+        told = self._told
+        return told.commit_lsn, told.ordinal, sum(told.lane_seqs.values())
+
+    def phase(self, phase: str) -> None:
+        """Tell what the sink does: preparing, copying, streaming, stopped, done."""
+        self._change(replace(self._told, phase=phase))
+
+    def lane(self, lane: int, seq: int) -> None:
+        """Tell that everything of a copy lane up to `seq` is applied."""
+        self._change(replace(self._told, lane_seqs={**self._told.lane_seqs, lane: seq}))
+
+    def moved(
+        self, position: tuple[int, int], end_lsn: int, commit_time_us: int, changes: int
+    ) -> None:
+        """Tell that the destination has committed everything up to `position`."""
+        self._change(
+            replace(
+                self._told,
+                commit_lsn=position[0],
+                ordinal=position[1],
+                end_lsn=end_lsn,
+                commit_time_us=max(commit_time_us, self._told.commit_time_us),
+                applied_changes=self._told.applied_changes + changes,
+            )
+        )
+
+    async def run(self) -> None:
+        """Write the record whenever it changes. Never returns."""
+        while True:
+            await self._changed.wait()
+            await self._put()
+            await asyncio.sleep(SHORTEST_PAUSE_S)
+
+    async def flush(self) -> None:
+        """Write the record now, if it changed."""
+        if self._changed.is_set():
+            await self._put()
+
+    def _change(self, told: SinkRecord) -> None:
+        self._told = told
+        self._changed.set()
+
+    async def _put(self) -> None:
+        self._changed.clear()
+        self._told = replace(self._told, updated_at=datetime.now(UTC).isoformat())
+        await self._record.put_sink(self._told)

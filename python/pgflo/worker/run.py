@@ -1,0 +1,245 @@
+"""The worker's life: one sink of one group, from start to stop, through failures in between.
+
+Upstream: `pgflo worker`. Downstream: `prepare`, `copy_lanes`, `dispatcher`, one after the other.
+Invariant: one worker per sink. The lease keeps honest ones apart; a worker that lost it without
+knowing is stopped by the fence at the destination, before it commits anything.
+
+A life is: wait for the group, take the sink over, copy, stream. Whatever fails and can heal ends
+the life; after a pause the next one begins at what the destination has. A new incarnation of the
+group begins a new life at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pgflo.broker.connection import connect
+from pgflo.broker.lease import Lease
+from pgflo.broker.names import Names
+from pgflo.broker.record import Record
+from pgflo.broker.records import Phase
+from pgflo.errors import PgfloError
+from pgflo.replicator.race import first_of
+from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres.connection import Destination
+from pgflo.sinks.postgres.prepare import prepare
+from pgflo.worker.copy_lanes import CopyLanes
+from pgflo.worker.dispatcher import Dispatcher
+from pgflo.worker.group_view import GroupView
+from pgflo.worker.report import Report
+from pgflo.worker.tables import is_copied, is_described, source_table
+
+if TYPE_CHECKING:
+    from pgflo.broker.connection import Broker
+    from pgflo.config.settings import RetrySettings, WorkerSettings
+    from pgflo.worker.group_view import View
+
+log = structlog.get_logger("pgflo.worker")
+
+GROUP_LOOK_S = 0.5
+"""Pause between two looks for a group that does not exist yet."""
+
+
+async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
+    """Apply the group to the sink until `stop` is set or the ending of the settings is reached.
+
+    Steps under way when `stop` comes are finished, within 20 s. Raises `PgfloError`:
+    GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
+    """
+    structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
+    broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
+    try:
+        record = await first_of(_open_record(broker, settings.group), _none_when(stop))
+        if record is None:
+            return
+        lease = await first_of(
+            Lease.acquire(record, f"sink.{settings.sink}", wait=True), _none_when(stop)
+        )
+        if lease is None:
+            return
+        try:
+            await Worker(settings, broker, record, lease).run(stop)
+        finally:
+            with contextlib.suppress(PgfloError):
+                await lease.release()
+    finally:
+        await broker.close()
+
+
+class Worker:
+    """The lives of one run."""
+
+    def __init__(
+        self, settings: WorkerSettings, broker: Broker, record: Record, lease: Lease
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._record = record
+        self._lease = lease
+        self._to = Destination(
+            settings.target.get_secret_value(), settings.group, settings.sink, uuid.uuid4()
+        )
+        self._has_taken_over = False
+        self._report: Report | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Live until stopped, done, or failed for good."""
+        backoff = Backoff(self._settings.retry)
+        while not stop.is_set():
+            view = GroupView(self._record)
+            before = self._mark()
+            try:
+                is_over = await first_of(
+                    self._live(view, stop), view.run(), self._superseded(), self._reborn(view)
+                )
+            except PgfloError as error:
+                if self._mark() != before:
+                    backoff.reset()
+                wait_s = backoff.next_wait_s() if error.can_heal else None
+                if wait_s is None:
+                    raise
+                log.warning(
+                    "trying again", cause=error.detail, hint=error.hint, in_s=round(wait_s, 1)
+                )
+                await first_of(asyncio.sleep(wait_s), stop.wait(), self._superseded())
+            else:
+                if is_over:
+                    return
+
+    async def _live(self, view: GroupView, stop: asyncio.Event) -> bool:
+        """Live one life; True when the worker is done or was asked to stop."""
+        done = await first_of(self._prepare_and_copy(view), _none_when(stop))
+        if done is None:
+            await self._say_goodbye("stopped")
+            return True
+        group_view, report = done
+        names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
+        if group_view.group.mode != "copy":
+            dispatcher = Dispatcher(
+                self._broker,
+                names,
+                self._settings,
+                self._to,
+                {table.oid: table.root for table in group_view.tables.values() if table.root},
+                group_view.group.start_lsn,
+                report,
+            )
+            await first_of(dispatcher.run(stop), report.run())
+        await self._say_goodbye("stopped" if stop.is_set() else "done")
+        return True
+
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report]:
+        view = await self._wait_described(group_view)
+        incarnation = uuid.UUID(view.group.incarnation)
+        await self._take_over(view, incarnation)
+        report = self._report = await Report.register(
+            self._record,
+            self._settings.sink,
+            self._settings.kind,
+            view.group.incarnation,
+            (view.group.start_lsn, 0),
+            view.group.start_lsn,
+        )
+        if is_copied(view):
+            names = Names(self._settings.group, incarnation)
+            lanes = CopyLanes(
+                self._broker, self._record, names, self._settings, self._to, group_view, report
+            )
+            await first_of(lanes.run(), report.run())
+        return view, report
+
+    async def _wait_described(self, group_view: GroupView) -> View:
+        view = await group_view.wait(lambda _: True)
+        if view.group.phase is Phase.CREATING or not is_described(view):
+            log.info("waiting for the replicator to make the group ready")
+        return await group_view.wait(
+            lambda now: now.group.phase is not Phase.CREATING and is_described(now)
+        )
+
+    async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
+        tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
+
+        def work() -> bool:
+            with self._to.connect("worker", warn=not self._has_taken_over) as conn:
+                return prepare(
+                    conn,
+                    self._to,
+                    tables,
+                    incarnation,
+                    view.group.start_lsn,
+                    self._settings.target_not_empty,
+                    again=self._has_taken_over,
+                )
+
+        has_begun = await asyncio.to_thread(work)
+        self._has_taken_over = True
+        log.info(
+            "beginning at the group's start" if has_begun else "going on where this sink was",
+            incarnation=view.group.incarnation,
+        )
+
+    async def _superseded(self) -> None:
+        await self._lease.lost.wait()
+        raise progress.superseded(self._to)
+
+    async def _reborn(self, group_view: GroupView) -> bool:
+        """Return False when the group has another incarnation than at first."""
+        first = await group_view.wait(lambda _: True)
+        await group_view.wait(lambda now: now.group.incarnation != first.group.incarnation)
+        log.warning("the group was begun anew; so is this sink")
+        return False
+
+    async def _say_goodbye(self, phase: str) -> None:
+        if self._report is not None:
+            self._report.phase(phase)
+            await self._report.flush()
+
+    def _mark(self) -> object:
+        """Change whenever something is committed."""
+        return None if self._report is None else self._report.applied
+
+
+class Backoff:
+    """Growing, jittered waits between lives."""
+
+    def __init__(self, settings: RetrySettings) -> None:
+        self._settings = settings
+        self._attempts = 0
+
+    def reset(self) -> None:
+        """Begin with the shortest wait again: there was progress."""
+        self._attempts = 0
+
+    def next_wait_s(self) -> float | None:
+        """Give the next wait in seconds; None when there were enough attempts."""
+        self._attempts += 1
+        if 0 < self._settings.max_attempts <= self._attempts:
+            return None
+        longest_s = min(
+            self._settings.max_wait_s,
+            self._settings.initial_wait_s * 2 ** min(self._attempts - 1, 30),
+        )
+        return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter, not a secret
+
+
+async def _open_record(broker: Broker, group: str) -> Record:
+    """Open the group's record, as soon as there is one."""
+    is_told = False
+    while True:
+        record = await Record.open(broker, group, create=False)
+        if record is not None:
+            return record
+        if not is_told:
+            log.info("waiting for the group; start `pgflo replicate` for it")
+            is_told = True
+        await asyncio.sleep(GROUP_LOOK_S)
+
+
+async def _none_when(stop: asyncio.Event) -> None:
+    await stop.wait()

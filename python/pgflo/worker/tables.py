@@ -1,0 +1,44 @@
+"""The group's tables as the sink needs to know them.
+
+Upstream: table records of the group. Downstream: preparation, copy lanes, writer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgflo.broker.records import TableState
+from pgflo.sinks.postgres.prepare import SourceTable
+
+if TYPE_CHECKING:
+    from pgflo.broker.records import TableRecord
+    from pgflo.worker.group_view import View
+
+COPYING_MODES = ("copy", "copy-and-stream")
+
+
+def is_copied(view: View) -> bool:
+    """Whether the group's rows are copied before changes are applied."""
+    return view.group.mode in COPYING_MODES
+
+
+def is_described(view: View) -> bool:
+    """Whether the record tells everything that preparing the destination needs."""
+    if len(view.tables) < len(view.group.tables):
+        return False
+    return not is_copied(view) or all(
+        table.snapshot_lsn or table.state is TableState.READY for table in view.tables.values()
+    )
+
+
+def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
+    """Describe a table to the sink."""
+    return SourceTable(
+        oid=table.oid,
+        schema=table.schema,
+        name=table.name,
+        root=table.root,
+        columns=tuple(column.name for column in table.columns),
+        copied=copied,
+        snapshot_lsn=table.snapshot_lsn,
+    )
