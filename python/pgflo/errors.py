@@ -137,6 +137,19 @@ DIFFERS = Kind(
     "Look at the tables named above; `pgflo replicate --restart` copies the group anew.",
 )
 
+COMPARE_BEHIND = Kind(
+    "compare.behind",
+    Exit.DIFFERS,
+    Retry.OPERATOR,
+    "Give it longer with --timeout; `pgflo status --group GROUP` shows how far every sink is.",
+)
+COMPARE_FAILED = Kind(
+    "compare.failed",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Mend what the destination says, then start `pgflo compare` again.",
+)
+
 # --- embedded servers ----------------------------------------------------------------------------
 SERVER_START = Kind(
     "embedded.start",

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from pgflo.config.options import ALL, BY_NAME, SECTIONS, WORKING, Option, Type
+from pgflo.config.options import ALL, BY_NAME, SECTIONS, TARGET_SERVER, WORKING, Option, Type
 from pgflo.errors import CONFIG, PgfloError
 
 if TYPE_CHECKING:
@@ -90,6 +90,38 @@ def read(path: Path) -> ConfigFile:
     if reader.mistakes:
         raise PgfloError(CONFIG, "\n".join(reader.mistakes), hint=_HINT)
     return config
+
+
+def for_sink(config: ConfigFile, name: str | None) -> ConfigFile:
+    """Lay the settings of one entry of `sinks:` over the file's, for that sink's worker.
+
+    Without a name the only entry is meant. Raises `PgfloError` CONFIG when there are several.
+    """
+    if not config.sinks:
+        return config
+    if name is None and len(config.sinks) > 1:
+        raise PgfloError(
+            CONFIG,
+            f"{config.path} has several sinks: {', '.join(config.sinks)}",
+            hint="Name one: `pgflo worker postgres --sink NAME`.",
+        )
+    sink = config.sinks.get(name) if name else next(iter(config.sinks.values()))
+    if sink is None:
+        raise PgfloError(
+            CONFIG,
+            f"{config.path} has no sink {name}, only {', '.join(config.sinks)}",
+            hint="Name one of them with --sink, or add an entry to `sinks:`.",
+        )
+    target = {option.name for option in TARGET_SERVER}
+    own_target = target & sink.values.keys()
+    # A sink that tells its server tells all of it: nothing is mixed in from another place.
+    shared = {k: v for k, v in config.values.items() if not (own_target and k in target)}
+    return ConfigFile(
+        config.path,
+        {**shared, "sink": sink.name, **sink.values},
+        {**config.lines, "sink": sink.line, **sink.lines},
+        config.sinks,
+    )
 
 
 def resolve_secret(text: str) -> str:

@@ -7,17 +7,24 @@ allowed: whatever a process leaves half done, the next start finds and finishes.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from multiprocessing import connection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgflo.errors import PgfloError
 
 PARENT_DIED = 1
 """Exit code of a child whose parent went away; nobody is left to read it."""
 
-LIFELINE_FD = "PGFLO_LIFELINE_FD"
-"""Environment variable with a pipe's descriptor; the supervisor holds the other end."""
+SUPERVISOR_FD = "PGFLO_SUPERVISOR_FD"
+"""Environment variable with the descriptor of a socket; the supervisor holds the other end."""
+
+_supervisor: list[int] = []
 
 
 def die_with_parent() -> None:
@@ -37,14 +44,23 @@ def die_with_parent() -> None:
 
 def follow_supervisor() -> None:
     """Exit when the supervisor that started this program is gone; without one do nothing."""
-    number = os.environ.pop(LIFELINE_FD, None)
+    number = os.environ.pop(SUPERVISOR_FD, None)
     if number is None:
         return
     descriptor = int(number)
     os.set_inheritable(descriptor, False)
+    _supervisor[:] = [descriptor]
     threading.Thread(
         target=_exit_when_ready, args=(descriptor,), name="lifeline", daemon=True
     ).start()
+
+
+def tell_supervisor(failure: PgfloError) -> None:
+    """Tell why this program ends, since an exit code does not say whether time can heal it."""
+    for descriptor in _supervisor:
+        verdict = f"{failure.kind.retry.value} {failure.kind.code}\n"
+        with contextlib.suppress(OSError):
+            os.write(descriptor, verdict.encode())
 
 
 def _exit_when_ready(descriptor: int) -> None:

@@ -1,0 +1,15 @@
+"""What the user types. One file per command; `app` is where they meet.
+
+Upstream: the shell. Downstream: the entry points of replicator, worker, status, compare and demo.
+Invariant: importing this package costs nothing, since child processes import it once more when the
+program was started by the `pgflo` script.
+"""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    import sys
+
+    from pgflo.cli.app import run
+
+    sys.exit(run(sys.argv[1:]))

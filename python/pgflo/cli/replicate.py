@@ -1,0 +1,78 @@
+"""`pgflo replicate`, alias `replicator`.
+
+Upstream: `app`. Downstream: `pgflo.replicator.run`, and the group's own broker when none is named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pgflo.cli import parse
+from pgflo.config import options as o
+from pgflo.errors import USAGE, PgfloError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from pgflo.config.settings import ReplicateSettings
+
+
+@parse.command(
+    "replicate",
+    {
+        "Group": (o.GROUP,),
+        "Mode": (*o.MODES, *o.ENDING, o.RESTART, o.YES),
+        "Source": (*o.SOURCE_SERVER, *o.TABLE_CHOICE, o.INSERT_ONLY_TABLES),
+        "Copy": o.COPYING,
+        "Broker": (*o.NATS_SERVER, *o.NATS_STORE),
+        "Safety": o.SAFETY,
+        "Retries": o.RETRIES,
+    },
+    required=(o.GROUP,),
+    log_json_elsewhere=True,
+)
+def command(values: parse.Values) -> None:
+    """Copy tables and stream their changes from a PostgreSQL database into the broker.
+
+    Goes on where it stopped. Without --nats-url a broker is started for the group on this machine;
+    `pgflo worker` of the same group finds it there.
+    """
+    from setproctitle import setproctitle
+
+    from pgflo import replicator
+    from pgflo.cli import broker, runtime
+    from pgflo.cli import values as read
+    from pgflo.cli.progress import shown
+
+    settings = read.replicate(values)
+    confirm_restart(values, settings)
+    setproctitle(f"pgflo replicate [{settings.group}]")
+
+    async def service(stop: asyncio.Event) -> None:
+        async with broker.provided(settings.nats, settings.state_dir, settings.group) as nats:
+            with shown(settings.group, color=not values.get(o.NO_COLOR)) as progress:
+                await replicator.run(settings.model_copy(update={"nats": nats}), stop, progress)
+
+    runtime.run_service(service)
+
+
+def confirm_restart(values: parse.Values, settings: ReplicateSettings) -> None:
+    """Ask before the group is forgotten. Raises USAGE when nobody is there to answer."""
+    if not settings.restart or values.get(o.YES):
+        return
+    import sys
+
+    if not sys.stdin.isatty():
+        raise PgfloError(
+            USAGE,
+            f"--restart forgets group {settings.group}, and nobody is here to confirm it",
+            hint="Add --yes.",
+            group=settings.group,
+        )
+    question = (
+        f"Forget group {settings.group}: its slot, publications and streams, and begin again?"
+    )
+    if not click.confirm(question, err=True):
+        raise click.Abort

@@ -1,0 +1,190 @@
+"""`pgflo run`: a replicator and every sink's worker, in one supervised process tree.
+
+Upstream: `app`. Downstream: `pgflo.supervisor.tree`, running `pgflo replicate` and `pgflo worker`.
+Invariant: what this process resolved is what its children get, whatever happens to the file
+afterwards; it travels in the environment, never in arguments.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgflo.cli import parse
+from pgflo.config import options as o
+from pgflo.errors import USAGE, PgfloError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator, Mapping
+
+    from pgflo.config.file import Sink
+    from pgflo.config.settings import NatsSettings, ReplicateSettings
+    from pgflo.supervisor.tree import Program
+
+WORKER_OPTIONS = tuple(option for option in o.WORKING if option is not o.SINK)
+
+
+@parse.command(
+    "run",
+    {
+        "Group": (o.GROUP,),
+        "Source": (*o.SOURCE_SERVER, *o.TABLE_CHOICE, o.INSERT_ONLY_TABLES),
+        "Mode": (*o.MODES, *o.ENDING, o.RESTART, o.YES),
+        "Copy": o.COPYING,
+        "Destination": (*o.TARGET_SERVER, *o.APPLYING),
+        "Broker": (*o.NATS_SERVER, *o.NATS_STORE),
+        "Safety": o.SAFETY,
+        "Retries": o.RETRIES,
+    },
+    required=(o.GROUP,),
+    log_json_elsewhere=True,
+)
+def command(values: parse.Values) -> None:
+    """Run a replicator and its workers together, from flags or a configuration file.
+
+    Every entry of `sinks:` in the file gets a worker; without one the --target flags describe the
+    only sink. What dies is started again; what needs your help stops everything with its exit code.
+    """
+    from setproctitle import setproctitle
+
+    from pgflo.cli import broker, runtime
+    from pgflo.cli import values as read
+    from pgflo.cli.replicate import confirm_restart
+    from pgflo.supervisor.tree import Tree
+
+    settings = read.replicate(values)
+    workers = list(_workers(values))
+    confirm_restart(values, settings)
+    setproctitle(f"pgflo run [{settings.group}]")
+    codes: list[int] = []
+
+    async def service(stop: asyncio.Event) -> None:
+        async with broker.provided(settings.nats, settings.state_dir, settings.group) as nats:
+            programs = _programs(values, settings, workers, nats)
+            codes.append(await Tree(programs, settings.retry).run(stop))
+
+    runtime.run_service(service)
+    if codes and codes[0]:
+        raise click.exceptions.Exit(codes[0])
+
+
+def _workers(values: parse.Values) -> Iterator[tuple[str, dict[str, str]]]:
+    """Give name and settings of each worker."""
+    from pgflo.cli import values as read
+
+    sinks = values.config.sinks if values.config is not None else {}
+    if not sinks:
+        read.target_conninfo(values)
+        yield values.get(o.SINK) or "postgres", _environment(values, WORKER_OPTIONS)
+        return
+    typed = [option for option in o.TARGET_SERVER if values.rank(option) > 1]
+    if typed and len(sinks) > 1:
+        raise PgfloError(
+            USAGE,
+            f"{values.origin(typed[0])} is set, but the file has {len(sinks)} sinks",
+            hint="Leave the destination to the entries of `sinks:`, or keep one of them.",
+        )
+    for sink in sinks.values():
+        yield sink.name, _sink_environment(values, sink)
+
+
+def _sink_environment(values: parse.Values, sink: Sink) -> dict[str, str]:
+    target = {option.name for option in o.TARGET_SERVER}
+    own_target = bool(target & sink.values.keys())
+    from_file = [
+        option
+        for option in WORKER_OPTIONS
+        if values.rank(option) > 1 or not (own_target and option.name in target)
+    ]
+    environment = _environment(values, from_file)
+    for name, value in sink.values.items():
+        option = o.BY_NAME[name]
+        if values.rank(option) < 2:
+            environment[option.env] = _text(value)
+    if not {o.BY_NAME[name].env for name in target} & environment.keys():
+        raise PgfloError(
+            USAGE,
+            f"sink {sink.name} has no destination",
+            hint=f"Add `to: postgres://…` to the entry `{sink.name}` of `sinks:`.",
+        )
+    return environment
+
+
+def _environment(values: parse.Values, options: Any) -> dict[str, str]:  # noqa: ANN401
+    """Give the options that the user set as environment variables."""
+    return {option.env: _text(values.get(option)) for option in options if values.is_set(option)}
+
+
+def _text(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case tuple() | list():
+            return ",".join(str(item) for item in value)
+        case _:
+            return str(value)
+
+
+def _programs(
+    values: parse.Values,
+    settings: ReplicateSettings,
+    workers: list[tuple[str, dict[str, str]]],
+    nats: NatsSettings,
+) -> list[Program]:
+    from pgflo.supervisor.tree import Program, inherited_environment
+
+    common = {
+        **inherited_environment(),
+        **_environment(values, (*o.GLOBAL, o.GROUP)),
+        o.CONFIG.env: os.devnull,
+        o.NATS_URL.env: nats.url or "",
+        o.STATE_DIR.env: str(settings.state_dir),
+    }
+    ends = settings.mode == "copy" or settings.once or settings.until is not None
+    replicating = {**_environment(values, o.REPLICATING), **common}
+    restart = Restart(settings, nats) if settings.restart else None
+
+    async def replicator() -> Mapping[str, str]:
+        if restart is not None and await restart.is_due():
+            return {**replicating, o.RESTART.env: "true", o.YES.env: "true"}
+        return replicating
+
+    programs = [Program("replicator", ("replicate",), replicator, ends=ends)]
+    for name, environment in workers:
+        programs.append(_worker_program(name, {**environment, **common}, ends=ends))
+    return programs
+
+
+def _worker_program(name: str, environment: dict[str, str], *, ends: bool) -> Program:
+    from pgflo.supervisor.tree import Program
+
+    async def settings() -> Mapping[str, str]:
+        return {**environment, o.SINK.env: name}
+
+    return Program(f"worker {name}", ("worker", "postgres"), settings, ends=ends)
+
+
+class Restart:
+    """--restart, once: a replicator that dies later must go on, not begin again.
+
+    The group's incarnation tells whether it has happened.
+    """
+
+    def __init__(self, settings: ReplicateSettings, nats: NatsSettings) -> None:
+        self.group = settings.group
+        self.nats = nats
+        self.former: str | None = None
+        self.asked = False
+
+    async def is_due(self) -> bool:
+        """Whether the group still is the one that is to be forgotten."""
+        from pgflo.status.record import incarnation
+
+        now = await incarnation(self.nats, self.group)
+        if not self.asked:
+            self.asked, self.former = True, now
+            return True
+        return now == self.former

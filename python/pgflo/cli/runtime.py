@@ -1,0 +1,82 @@
+"""The event loop of a command, and what signals do to it.
+
+Upstream: the commands. Downstream: the entry points of replicator and worker, with a stop event.
+Invariant: the first SIGTERM or SIGINT asks to stop and leaves 25 s for it; the second ends the
+process with 130 within seconds, whatever hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import structlog
+import uvloop
+
+from pgflo.errors import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+log = structlog.get_logger("pgflo.cli")
+
+DRAIN_LIMIT_S = 25.0
+"""Less than the 30 s after which Kubernetes kills."""
+CANCEL_LIMIT_S = 4.0
+"""Time for clean-up after cancellation; then the process exits without it."""
+
+
+class Aborted(BaseException):
+    """The second signal came: end with 130."""
+
+
+def run_service(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run until the service ends; signals set its event. Raises what it raises, or `Aborted`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_until_stopped(service))
+
+
+def run_to_end(work: Coroutine[object, object, None]) -> None:
+    """Run something short; Ctrl-C ends it at once."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+async def _until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(service(stop))
+    aborted = False
+
+    def give_up(code: Exit) -> None:
+        task.cancel()
+        timer = threading.Timer(CANCEL_LIMIT_S, os._exit, (int(code),))
+        timer.daemon = True
+        timer.start()
+
+    def drained_too_long() -> None:
+        log.warning("not drained in time, stopping anyway", limit_s=DRAIN_LIMIT_S)
+        give_up(Exit.DONE)
+
+    def on_signal(name: str) -> None:
+        nonlocal aborted
+        if not stop.is_set():
+            log.info("stopping", signal=name, limit_s=DRAIN_LIMIT_S, again="aborts")
+            stop.set()
+            loop.call_later(DRAIN_LIMIT_S, drained_too_long)
+        elif not aborted:
+            aborted = True
+            give_up(Exit.INTERRUPTED)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number.name)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if aborted:
+            raise Aborted from None
+        if not stop.is_set():
+            raise

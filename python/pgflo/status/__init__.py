@@ -1,0 +1,5 @@
+"""Where a group is: its record, stream, sinks and slot, read at one moment.
+
+`record` opens a group's record · `gather` reads everything into one `Snapshot` · `show` draws it.
+Nothing here writes.
+"""

@@ -1,0 +1,223 @@
+"""Everything that tells where a group is, read into one snapshot.
+
+Upstream: `pgflo.cli.status`. Downstream: the group's record, the change stream, the source's slot.
+Invariant: LSNs are text at this edge; lag is never negative, and unknown is None, never 0.
+
+Lag in bytes is the WAL between a sink's position and the source's end of WAL (with the source at
+hand) or the end of the change stream (without). Lag in seconds is the age of the oldest commit that
+the broker holds and the sink has not applied: 0 as soon as there is none.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pgflo import _core
+from pgflo.broker import topology
+from pgflo.broker.names import Names
+from pgflo.broker.stored import is_missing
+from pgflo.errors import GROUP_UNKNOWN, PgfloError
+
+if TYPE_CHECKING:
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.record import GroupRecord, Record, SinkRecord, TableRecord
+
+POSTGRES_EPOCH_S = 946_684_800
+"""2000-01-01 in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """The source's log and the group's slot; slot fields are None when there is no slot."""
+
+    current_lsn: str
+    slot_active: bool | None
+    confirmed_lsn: str | None
+    wal_status: str | None
+    retained_bytes: int | None
+    """WAL that the slot keeps from being recycled."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLook:
+    """The change stream."""
+
+    bytes: int
+    max_bytes: int
+    envelopes: int
+    end_lsn: str | None
+    """Everything committed up to here is in the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableLook:
+    """The copy of one table."""
+
+    name: str
+    schema: str
+    state: str
+    ranges: int
+    published_ranges: int
+    published_rows: int
+    published_bytes: int
+    bytes: int
+    applied: dict[str, int]
+    """Sink → ranges it has committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkLook:
+    """One sink and its distance."""
+
+    name: str
+    kind: str
+    phase: str
+    end_lsn: str
+    commit_lsn: str
+    ordinal: int
+    lag_bytes: int | None
+    lag_s: float | None
+    applied_changes: int
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A group at one moment."""
+
+    group: str
+    mode: str
+    phase: str
+    incarnation: str
+    database: str
+    slot: str
+    start_lsn: str
+    final_lsn: str | None
+    source: SourceState | None
+    stream: StreamLook | None
+    tables: list[TableLook] = field(default_factory=list)
+    sinks: list[SinkLook] = field(default_factory=list)
+
+
+async def gather(broker: Broker, record: Record, source_conninfo: str | None) -> Snapshot:
+    """Read everything once. Raises GROUP_UNKNOWN, and what broker and source raise."""
+    found = await record.group()
+    if found is None:
+        raise PgfloError(
+            GROUP_UNKNOWN,
+            f"group {record.group_name} is being created",
+            hint=f"Ask again soon: `pgflo status --group {record.group_name}`.",
+            group=record.group_name,
+        )
+    group = found[0]
+    names = Names(record.group_name, uuid.UUID(group.incarnation))
+    source = await _source(source_conninfo, names) if source_conninfo is not None else None
+    stream = await _stream(broker, names)
+    head_lsn = source.current_lsn if source else stream.end_lsn if stream else None
+    sinks = await record.sinks()
+    tables = await record.tables()
+    applied = {name: await record.copied(name) for name in sinks}
+    return Snapshot(
+        group=record.group_name,
+        mode=group.mode,
+        phase=str(group.phase.value),
+        incarnation=group.incarnation,
+        database=group.database,
+        slot=group.slot,
+        start_lsn=_core.lsn_format(group.start_lsn),
+        final_lsn=_core.lsn_format(group.final_lsn) if group.final_lsn is not None else None,
+        source=source,
+        stream=stream,
+        tables=[
+            _table(
+                table,
+                {
+                    name: len(of[table.oid].ranges)
+                    for name, of in applied.items()
+                    if table.oid in of
+                },
+            )
+            for table in sorted(tables.values(), key=lambda t: (t.schema, t.name))
+        ],
+        sinks=[
+            await _sink(broker, names, group, sink, head_lsn) for _, sink in sorted(sinks.items())
+        ],
+    )
+
+
+def _table(table: TableRecord, applied: dict[str, int]) -> TableLook:
+    return TableLook(
+        name=table.name,
+        schema=table.schema,
+        state=str(table.state.value),
+        ranges=table.ranges,
+        published_ranges=table.published_ranges,
+        published_rows=table.published_rows,
+        published_bytes=table.published_bytes,
+        bytes=table.bytes,
+        applied=applied,
+    )
+
+
+async def _sink(
+    broker: Broker, names: Names, group: GroupRecord, sink: SinkRecord, head_lsn: str | None
+) -> SinkLook:
+    current = sink.incarnation == group.incarnation
+    behind = _core.lsn_parse(head_lsn) - sink.end_lsn if head_lsn is not None else None
+    return SinkLook(
+        name=sink.name,
+        kind=sink.kind,
+        phase=sink.phase if current else "waiting",
+        end_lsn=_core.lsn_format(sink.end_lsn),
+        commit_lsn=_core.lsn_format(sink.commit_lsn),
+        ordinal=sink.ordinal,
+        lag_bytes=max(0, behind) if behind is not None and current else None,
+        lag_s=await _lag_s(broker, names, sink) if current else None,
+        applied_changes=sink.applied_changes,
+        updated_at=sink.updated_at,
+    )
+
+
+async def _lag_s(broker: Broker, names: Names, sink: SinkRecord) -> float | None:
+    """Give the age of the first envelope with a commit that the sink has not applied."""
+    try:
+        seq = await topology.locate(broker, names.changes_stream, (sink.commit_lsn, sink.ordinal))
+        envelope = await topology.envelope_at(broker, names.changes_stream, seq)
+    except PgfloError:
+        return None  # the stream is being purged, or is gone
+    if envelope is None or not envelope.header.changes or not envelope.header.commit_time_us:
+        return 0.0
+    committed_s = envelope.header.commit_time_us / 1e6 + POSTGRES_EPOCH_S
+    return round(max(0.0, time.time() - committed_s), 3)
+
+
+async def _stream(broker: Broker, names: Names) -> StreamLook | None:
+    try:
+        state = await topology.stream_state(broker, names.changes_stream)
+        last = await topology.last_envelope(broker, names.changes_stream)
+    except PgfloError as error:
+        if is_missing(error):
+            return None
+        raise
+    return StreamLook(
+        bytes=state.bytes,
+        max_bytes=state.max_bytes,
+        envelopes=state.messages,
+        end_lsn=_core.lsn_format(last.header.end_lsn) if last is not None else None,
+    )
+
+
+async def _source(conninfo: str, names: Names) -> SourceState:
+    from pgflo.source.connection import application_name, connect
+
+    query = (
+        "SELECT pg_current_wal_lsn()::text, s.active, s.confirmed_flush_lsn::text, s.wal_status,"
+        " (pg_current_wal_lsn() - s.restart_lsn)::bigint FROM (VALUES (1)) one"
+        " LEFT JOIN pg_replication_slots s ON s.slot_name = %s"
+    )
+    async with await connect(conninfo, purpose=application_name(names.group, "status")) as conn:
+        row: Any = await (await conn.execute(query, (names.slot,))).fetchone()
+    return SourceState(*row)

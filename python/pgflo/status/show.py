@@ -1,0 +1,117 @@
+"""A snapshot for people and for programs.
+
+Upstream: `pgflo.cli.status`. Downstream: a terminal, or JSON on stdout.
+Invariant: both forms come from the same `Snapshot`; keys of the JSON are its field names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import orjson
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pgflo.status.gather import Snapshot, TableLook
+
+KIB = 1024
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def to_json(snapshot: Snapshot) -> str:
+    """Give the snapshot as one line of JSON."""
+    return orjson.dumps(dataclasses.asdict(snapshot)).decode()
+
+
+def size(count: float | None) -> str:
+    """Write bytes for people, as 12.3 MB."""
+    if count is None:
+        return "?"
+    for unit in UNITS[:-1]:
+        if count < KIB:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= KIB
+    return f"{count:.1f} {UNITS[-1]}"
+
+
+def seconds(count: float | None) -> str:
+    """Write a time for people."""
+    if count is None:
+        return "?"
+    return f"{count:.1f} s" if count < 120 else f"{count / 60:.0f} min"
+
+
+def draw(snapshot: Snapshot) -> RenderableType:
+    """Draw the snapshot for a terminal."""
+    parts: list[RenderableType] = [_head(snapshot)]
+    if snapshot.sinks:
+        parts.append(_sinks(snapshot))
+    else:
+        parts.append(Text("no sink has registered: start `pgflo worker postgres`", style="yellow"))
+    copied = [table for table in snapshot.tables if table.ranges]
+    if copied:
+        parts.append(_tables(copied, [sink.name for sink in snapshot.sinks]))
+    return Group(*parts)
+
+
+def _head(snapshot: Snapshot) -> RenderableType:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("group", f"{snapshot.group}  ({snapshot.mode}, database {snapshot.database})")
+    table.add_row("phase", snapshot.phase)
+    if snapshot.stream is not None:
+        stream = snapshot.stream
+        table.add_row(
+            "published",
+            f"up to {stream.end_lsn or snapshot.start_lsn}; the broker holds"
+            f" {stream.envelopes} envelopes, {size(stream.bytes)} of {size(stream.max_bytes)}",
+        )
+    source = snapshot.source
+    if source is not None and source.slot_active is None:
+        table.add_row("slot", f"{snapshot.slot} does not exist")
+    elif source is not None:
+        active = "active" if source.slot_active else "not active"
+        table.add_row(
+            "slot",
+            f"{snapshot.slot} is {active}, confirmed {source.confirmed_lsn}, WAL"
+            f" {source.wal_status}, keeps {size(source.retained_bytes)}",
+        )
+        table.add_row("source", f"at {source.current_lsn}")
+    return table
+
+
+def _sinks(snapshot: Snapshot) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("sink", "phase", "applied up to", "lag", "", "changes"):
+        table.add_column(title, justify="right" if title in ("lag", "", "changes") else "left")
+    for sink in snapshot.sinks:
+        table.add_row(
+            sink.name,
+            sink.phase,
+            sink.end_lsn,
+            size(sink.lag_bytes),
+            seconds(sink.lag_s),
+            f"{sink.applied_changes:,}",
+        )
+    return table
+
+
+def _tables(tables: list[TableLook], sinks: list[str]) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("table")
+    table.add_column("copy")
+    table.add_column("published", justify="right")
+    table.add_column("rows", justify="right")
+    for sink in sinks:
+        table.add_column(sink, justify="right")
+    for one in tables:
+        table.add_row(
+            f"{one.schema}.{one.name}",
+            one.state,
+            f"{one.published_ranges}/{one.ranges}",
+            f"{one.published_rows:,}",
+            *(f"{one.applied.get(sink, 0)}/{one.ranges}" for sink in sinks),
+        )
+    return table
