@@ -104,8 +104,8 @@ def is_disconnect(error: psycopg.Error) -> bool:
     state = error.sqlstate
     if state is None:
         return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
-    # 08: connection exception; 57P: shutdown, crash, cannot connect now; 53: out of resources.
-    return state.startswith(("08", "57P", "53"))
+    # 08: connection exception; 57P: shutdown, crash, cannot connect now; 53300: no free connection.
+    return state.startswith(("08", "57P")) or state == "53300"
 
 
 def _parameters(conninfo: str, purpose: str, *, replication: bool) -> dict[str, Any]:

@@ -1,0 +1,297 @@
+"""The replicator's main task: from the lease to the last confirmation.
+
+Upstream: the command line gives settings and an event that asks to stop. Downstream: group, creation,
+copy and stream.
+Invariant: only the holder of the group's lease touches slot, streams and record. A failure that time
+can heal is tried again with growing waits once the group has started; every other one ends the
+replicator with the error that says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import psycopg
+import structlog
+
+from pgflo import errors
+from pgflo._core import lsn_format
+from pgflo.broker import connection as broker_connection
+from pgflo.broker.lease import Lease
+from pgflo.broker.record import Record
+from pgflo.broker.records import Phase
+from pgflo.broker.topology import stream_state
+from pgflo.errors import PgfloError
+from pgflo.replicator import group as groups
+from pgflo.replicator.copy import Copy
+from pgflo.replicator.creation import Creator
+from pgflo.replicator.group import COPY_ONLY, Found, Group
+from pgflo.replicator.ledger import ConfirmAfter, Ledger
+from pgflo.replicator.race import first_of
+from pgflo.replicator.retention import Retention
+from pgflo.replicator.sinks import Sinks
+from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
+from pgflo.source.connection import application_name, connect, failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgflo.broker.connection import Broker
+    from pgflo.config.settings import ReplicateSettings, RetrySettings
+    from pgflo.replicator.progress import CopyProgress
+    from pgflo.source.snapshot import SnapshotHolder
+
+log = structlog.get_logger("pgflo.replicator")
+
+CALM_S = 60.0
+"""A connection that lasted this long starts the waits anew."""
+
+ROOM_LOOK_S = 1.0
+"""Seconds between two looks at a change stream that takes nothing more."""
+
+COPY_ATTEMPTS = 5
+"""Snapshots that may be lost in a row before the copy gives up."""
+
+
+async def run(
+    settings: ReplicateSettings,
+    stop: asyncio.Event,
+    progress: Callable[[CopyProgress], None] | None = None,
+) -> None:
+    """Replicate a group until it is done, `stop` is set, or a failure needs the operator.
+
+    `settings.nats.url` must be set. Returns when everything in flight is stored and the slot is free;
+    `progress` hears of the copy at most four times a second. Raises `PgfloError`.
+    """
+    async with AsyncExitStack() as stack:
+        broker = await broker_connection.connect(
+            settings.nats, name=application_name(settings.group, "replicator")
+        )
+        stack.push_async_callback(broker.close)
+        replicator = Replicator(settings, broker, stop, progress)
+        await replicator.run()
+
+
+class Replicator:
+    """One run of the replicator."""
+
+    def __init__(
+        self,
+        settings: ReplicateSettings,
+        broker: Broker,
+        stop: asyncio.Event,
+        progress: Callable[[CopyProgress], None] | None,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._stop = stop
+        self._progress = progress
+        self._conninfo = settings.source.conninfo.get_secret_value()
+        self._restart = settings.restart
+        self._target_lsn: int | None = None
+
+    async def run(self) -> None:
+        """Take the lease, then make or resume the group and work on it."""
+        settings = self._settings
+        record = await Record.open(self._broker, settings.group, create=False)
+        if record is None:
+            # Nothing is left behind by a start that the preflight refuses.
+            await self._examine_new()
+            record = await Record.open(self._broker, settings.group, create=True)
+        if record is None:
+            raise PgfloError(errors.BROKER_RECORD, "the group's record was removed meanwhile")
+        lease = await Lease.acquire(record, "replicator", wait=False)
+        try:
+            await first_of(self._work(record), self._lose(lease))
+        except psycopg.Error as error:
+            raise failure(error, "the source failed") from error
+        finally:
+            await lease.release()
+
+    async def _examine_new(self) -> None:
+        async with await connect(self._conninfo, purpose=self._name("check")) as conn:
+            await groups.examine(conn, self._settings, known=False)
+            await groups.refuse_orphan(conn, self._settings)
+
+    async def _lose(self, lease: Lease) -> None:
+        await lease.lost.wait()
+        raise PgfloError(
+            errors.GROUP_SUPERSEDED,
+            f"another replicator of group {self._settings.group} took over the lease",
+        )
+
+    async def _work(self, record: Record) -> None:
+        waits = _Waits(self._settings.retry)
+        for attempt in range(1, COPY_ATTEMPTS + 1):
+            group, holder = await self._open_group(record)
+            try:
+                return await self._replicate(group, holder)
+            except PgfloError as error:
+                lost = error.kind in (errors.COPY_BROKEN, errors.TABLE_REWRITTEN)
+                if not lost or attempt == COPY_ATTEMPTS:
+                    raise
+                log.warning("the copy starts over", cause=error.detail)
+                await waits.wait(error, self._stop)
+                if self._stop.is_set():
+                    return None
+        return None
+
+    async def _open_group(self, record: Record) -> tuple[Group, SnapshotHolder | None]:
+        """Resume the group that is there, or make a new incarnation."""
+        settings = self._settings
+        stored = await record.group()
+        found = Found(*stored) if stored else None
+        async with await connect(self._conninfo, purpose=self._name("control")) as conn:
+            begins = found is None or self._restart or groups.needs_new_incarnation(found.value)
+            if found is not None and not self._restart and found.value.phase is not Phase.CREATING:
+                groups.check_mode(found.value, settings.mode)
+            table_set = await groups.examine(conn, settings, known=not begins)
+            if found is not None and not begins:
+                return await groups.resume(self._broker, record, found, settings), None
+            if found is None:
+                await groups.refuse_orphan(conn, settings)
+            else:
+                await groups.discard(conn, self._broker, settings, found)
+            creator = Creator(conn, self._broker, record, settings, table_set)
+            created = await creator.create(found)
+            self._restart = False
+            return created
+
+    async def _replicate(self, group: Group, holder: SnapshotHolder | None) -> None:
+        """Copy and stream at the same time, until both are done."""
+        sinks = Sinks(group.record, group.value.incarnation, group.value.start_lsn)
+        copy = None
+        if holder is not None:
+            copy = Copy(group, self._broker, self._settings, holder, sinks, self._progress)
+        lanes = copy.lanes if copy else group.value.lanes
+        retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
+        ended_lsn = await first_of(
+            self._copy_and_stream(group, copy, sinks), sinks.follow(), retention.run()
+        )
+        if ended_lsn is not None:
+            await group.put(phase=Phase.DONE, final_lsn=ended_lsn)
+            log.info("done", group=self._settings.group, final_lsn=lsn_format(ended_lsn))
+
+    async def _copy_and_stream(self, group: Group, copy: Copy | None, sinks: Sinks) -> int | None:
+        """Give the LSN at which the group ended by itself; None when it was stopped."""
+        if group.value.mode == COPY_ONLY:
+            if copy is not None:
+                await first_of(copy.run(), self._stop.wait())
+                if self._stop.is_set():
+                    return None
+            else:
+                log.info("the copy is complete already; --restart copies anew")
+            return group.value.start_lsn
+        if copy is None:
+            return await self._stream(group, sinks)
+        copied = asyncio.Event()
+        streaming = asyncio.ensure_future(self._stream(group, sinks, copied))
+        copying = asyncio.ensure_future(_run_then_set(copy, copied))
+        try:
+            done, _ = await asyncio.wait({streaming, copying}, return_when=asyncio.FIRST_COMPLETED)
+            # The copy's end leaves the stream running; any other end is the end of both.
+            for task in done:
+                task.result()
+            return await streaming
+        finally:
+            copying.cancel()
+            streaming.cancel()
+            await asyncio.gather(copying, streaming, return_exceptions=True)
+
+    async def _stream(
+        self, group: Group, sinks: Sinks, copied: asyncio.Event | None = None
+    ) -> int | None:
+        """Stream over as many connections as it takes; the LSN reached, or None when stopped."""
+        settings = self._settings
+        ledger = Ledger(
+            ConfirmAfter(settings.confirm_after), settings.broker_sync_horizon_s, time.monotonic
+        )
+        waits = _Waits(settings.retry)
+        while not self._stop.is_set():
+            opened_at = time.monotonic()
+            try:
+                session = await Session.open(
+                    group, self._broker, settings, ledger, sinks, self._target_lsn
+                )
+                waits.started()
+                self._target_lsn = session.target_lsn
+                ending = await session.run(self._stop)
+            except psycopg.Error as error:
+                await waits.wait(failure(error, "the source failed"), self._stop)
+            except PgfloError as error:
+                if time.monotonic() - opened_at > CALM_S:
+                    waits.calm()
+                await waits.wait(error, self._stop)
+            else:
+                if ending is Ending.REACHED:
+                    if copied is not None:
+                        await first_of(copied.wait(), self._stop.wait())
+                    return None if self._stop.is_set() else ledger.published_lsn
+                if ending is Ending.STALLED:
+                    await first_of(self._find_room(group), self._stop.wait())
+                elif ending is Ending.SERVER_STOPS:
+                    gone = PgfloError(errors.SOURCE_UNREACHABLE, "the source shut down")
+                    await waits.wait(gone, self._stop)
+        return None
+
+    async def _find_room(self, group: Group) -> None:
+        """Return when the change stream takes an envelope again."""
+        ceiling_bytes = self._settings.nats.stream_max_bytes
+        while True:
+            state = await stream_state(self._broker, group.names.changes_stream)
+            if state.bytes + 2 * MAX_BODY_BYTES < max(state.max_bytes, ceiling_bytes):
+                return
+            await asyncio.sleep(ROOM_LOOK_S)
+
+    def _name(self, part: str) -> str:
+        return application_name(self._settings.group, part)
+
+
+async def _run_then_set(copy: Copy, copied: asyncio.Event) -> None:
+    await copy.run()
+    copied.set()
+
+
+class _Waits:
+    """Growing, jittered waits between attempts; nothing is tried again before the first success."""
+
+    def __init__(self, settings: RetrySettings) -> None:
+        self._settings = settings
+        self._attempts = 0
+        self._has_started = False
+
+    def started(self) -> None:
+        """Note that it worked once: from now on time may heal."""
+        self._has_started = True
+
+    def calm(self) -> None:
+        """Note a long time without trouble."""
+        self._attempts = 0
+
+    async def wait(self, error: PgfloError, stop: asyncio.Event) -> None:
+        """Wait before the next attempt, or until `stop`; raise what waiting cannot heal."""
+        self._attempts += 1
+        limit = self._settings.max_attempts
+        if not error.can_heal or not self._has_started or (limit and self._attempts > limit):
+            raise error
+        longest_s = min(
+            self._settings.max_wait_s,
+            self._settings.initial_wait_s * 2 ** min(self._attempts - 1, 20),
+        )
+        wait_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter, not a secret
+        log.warning(
+            "trying again",
+            cause=error.detail,
+            kind=error.kind.code,
+            wait_s=round(wait_s, 1),
+            attempt=self._attempts,
+        )
+        try:
+            async with asyncio.timeout(wait_s):
+                await stop.wait()
+        except TimeoutError:
+            return

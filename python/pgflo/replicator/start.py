@@ -1,0 +1,127 @@
+"""Where a connection to the source begins, and whether it may.
+
+Upstream: the envelope that the change stream ends with. Downstream: stream starts the walsender and
+the assembler there.
+Invariant: nothing is streamed from a source, publication or slot that cannot give every change behind
+the end of the change stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from pgflo import errors
+from pgflo._core import lsn_format, lsn_parse
+from pgflo.broker.topology import envelope_at
+from pgflo.errors import PgfloError
+from pgflo.source import publication, slot
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.topology import StoredEnvelope
+    from pgflo.replicator.group import Group
+    from pgflo.source.slot import SlotState
+    from pgflo.source.walsender import SystemIdentity
+
+log = structlog.get_logger("pgflo.replicator")
+
+
+@dataclass(frozen=True, slots=True)
+class StartPoint:
+    """Where the chain goes on: the position it ends at, and the last commit wholly in it."""
+
+    position: tuple[int, int]
+    end_lsn: int
+
+
+async def starting_point(broker: Broker, group: Group, last: StoredEnvelope | None) -> StartPoint:
+    """Tell where to go on behind `last`, the envelope that the change stream ends with.
+
+    A body of several parts that is not whole counts as not there: the chain goes on from the envelope
+    in front of its first part, and its parts are published again.
+    """
+    origin = StartPoint((group.value.start_lsn, 0), group.value.start_lsn)
+    if last is None:
+        return origin
+    header = last.header
+    if header.part + 1 < header.parts:
+        before = last.seq - header.part - 1
+        whole = await envelope_at(broker, group.names.changes_stream, before) if before else None
+        if whole is None:
+            if (header.prev_commit_lsn, header.prev_ordinal) != origin.position:
+                raise PgfloError(
+                    errors.BROKER_GAP,
+                    f"stream {group.names.changes_stream} ends inside a body of {header.parts} "
+                    f"parts, and the envelope in front of it ({before}) is gone",
+                )
+            return origin
+        header = whole.header
+    return StartPoint((header.commit_lsn, header.ordinal), header.end_lsn)
+
+
+async def check_source(
+    conn: psycopg.AsyncConnection[Any],
+    identity: SystemIdentity,
+    group: Group,
+    start: StartPoint,
+) -> SlotState:
+    """Raise unless the source is the one we know and has everything behind `start`.
+
+    Raises `PgfloError`: SOURCE_OTHER_SYSTEM, SOURCE_WENT_BACK, and those of `publication.check` and
+    `slot.check`.
+    """
+    known = group.value
+    here = (identity.system_id, identity.timeline, identity.database)
+    if here != (known.system_id, known.timeline, known.database):
+        raise PgfloError(
+            errors.SOURCE_OTHER_SYSTEM,
+            f"the group was made on system {known.system_id}, timeline {known.timeline}, database "
+            f"{known.database}; this is {here[0]}, timeline {here[1]}, database {here[2]}",
+        )
+    if identity.flushed_lsn < start.end_lsn:
+        raise PgfloError(
+            errors.SOURCE_WENT_BACK,
+            f"the source's WAL ends at {lsn_format(identity.flushed_lsn)}, before what was already "
+            f"published: {lsn_format(start.end_lsn)}",
+        )
+    tables = {oid: f"{table.schema}.{table.name}" for oid, table in group.tables.items()}
+    await publication.check(conn, known.publications, tables)
+    return await slot.check(conn, known.slot, start.end_lsn)
+
+
+_TARGET = """
+SELECT pg_current_wal_insert_lsn()::text, pg_current_xact_id()::text
+"""
+# The transaction id is a write of its own: its commit record lies behind the LSN, so that the walsender
+# gets there even if nobody else writes.
+
+
+async def until_lsn(
+    conn: psycopg.AsyncConnection[Any], until: str | None, *, once: bool
+) -> int | None:
+    """Resolve `--until` and `--once` to the LSN that must be reached; None: stream for ever."""
+    if until is not None and until != "now":
+        return lsn_parse(until)
+    if until is None and not once:
+        return None
+    row = await (await conn.execute(_TARGET)).fetchone()
+    if row is None:
+        raise PgfloError(errors.SOURCE_FAILED, "the source does not tell where its WAL ends")
+    log.info("streaming until what is there now is published", until_lsn=row[0])
+    return lsn_parse(row[0])
+
+
+async def status_interval_s(conn: psycopg.AsyncConnection[Any], longest_s: float) -> float:
+    """Give how often a status must be sent: a third of wal_sender_timeout, `longest_s` at most."""
+    row = await (
+        await conn.execute(
+            "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
+        )
+    ).fetchone()
+    timeout_ms = row[0] if row else 0
+    return min(longest_s, timeout_ms / 3000) if timeout_ms > 0 else longest_s

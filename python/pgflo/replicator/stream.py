@@ -1,0 +1,373 @@
+"""One connection's life: walsender → assembler → change stream, and the confirmations back.
+
+Upstream: `source.walsender`. Downstream: `broker.publisher`; the ledger decides what is confirmed.
+Invariant: envelopes are published in the order the assembler made them, and whatever was read but not
+published is read again by the next connection.
+
+Two tasks share the session. The intake reads, assembles and publishes; it stops reading while the
+broker takes no more (back-pressure), and cuts an envelope when the source has nothing more at the
+moment. The talk sends status messages, also while the intake waits, which is all the server needs to
+stay. A server that shuts down asks for an answer again and again at the same LSN, until all is
+confirmed or the client is gone: then what is in flight is finished and the session left, so that the
+server can stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+
+from pgflo import _core
+from pgflo._core import lsn_format
+from pgflo.broker.publisher import ChangePublisher
+from pgflo.errors import PgfloError
+from pgflo.replicator.race import first_of
+from pgflo.replicator.start import check_source, starting_point, status_interval_s, until_lsn
+from pgflo.source.connection import application_name, connect
+from pgflo.source.walsender import WalSender
+
+if TYPE_CHECKING:
+    from pgflo._core import Envelope
+    from pgflo.broker.connection import Broker
+    from pgflo.config.settings import ReplicateSettings
+    from pgflo.replicator.group import Group
+    from pgflo.replicator.ledger import Ledger
+    from pgflo.replicator.sinks import Sinks
+    from pgflo.replicator.start import StartPoint
+
+log = structlog.get_logger("pgflo.replicator")
+
+BLOCK_BYTES = 1024 * 1024
+"""Read at most this much before the event loop gets its turn: about 10 ms of work."""
+
+TARGET_BODY_BYTES = 256 * 1024
+"""Body size at which an envelope is cut when changes keep coming."""
+
+MAX_BODY_BYTES = 896 * 1024
+"""Largest body: with the headers it stays below the server's default max_payload of 1 MiB."""
+
+CUT_AGE_S = 0.010
+"""A commit waits no longer than this for company, however busy the source is."""
+
+CUT_SPACING_S = 0.002
+"""Without a break between two envelopes a fast source would make 3,000 tiny ones a second."""
+
+TALK_INTERVAL_S = 1.0
+"""How often confirmations are computed; a status goes out when there is one, or when it is due."""
+
+STATUS_INTERVAL_S = 10.0
+"""Longest time between two status messages."""
+
+SHUTDOWN_REQUESTS = 3
+"""A running server asks once and waits; one that shuts down asks again after every answer."""
+
+SHUTDOWN_WINDOW_S = 2.0
+FINISH_IN_FLIGHT_S = 10.0
+"""Seconds to finish what is in flight when asked to stop."""
+
+FINISH_FOR_SERVER_S = 3.0
+"""The same when the source wants to shut down."""
+
+STALL_S = 20.0
+"""After this long without a single acknowledgement the walsender is let go, so that it does not keep the
+source from shutting down; reading goes on from the slot when the broker takes envelopes again."""
+
+
+class Ending(enum.Enum):
+    """Why a session ended without an error."""
+
+    STOPPED = "stopped"
+    """We were asked to stop. Everything read up to a commit is published, if the broker let us."""
+    REACHED = "reached"
+    """The LSN of `--until` or `--once` is reached and everything up to it is published."""
+    SERVER_STOPS = "server stops"
+    """The source shuts down."""
+    STALLED = "stalled"
+    """The broker takes nothing more."""
+
+
+class Session:
+    """A walsender session and the publisher it feeds. `open`, then `run` once."""
+
+    def __init__(
+        self,
+        group: Group,
+        ledger: Ledger,
+        sinks: Sinks,
+        walsender: WalSender,
+        publisher: ChangePublisher,
+        assembler: _core.Assembler,
+        *,
+        interval_s: float,
+        target_lsn: int | None,
+    ) -> None:
+        self._group = group
+        self._ledger = ledger
+        self._sinks = sinks
+        self._walsender = walsender
+        self._publisher = publisher
+        self._assembler = assembler
+        self._interval_s = interval_s
+        self.target_lsn = target_lsn
+        self._wake = asyncio.Event()
+        self._leaving = False
+        self._cut_at = 0.0
+        self._pending_since: float | None = None
+        self._stored_at = time.monotonic()
+        self._told_at = 0.0
+        self._requests: list[float] = []
+        self._requests_lsn = 0
+        publisher.on_stored = self._on_stored
+
+    @classmethod
+    async def open(
+        cls,
+        group: Group,
+        broker: Broker,
+        settings: ReplicateSettings,
+        ledger: Ledger,
+        sinks: Sinks,
+        target_lsn: int | None,
+    ) -> Session:
+        """Find where the change stream ends, check the source, start there. Raises `PgfloError`."""
+        publisher = await ChangePublisher.open(
+            broker, group.names, settings.nats, run_id=uuid.uuid4().hex
+        )
+        try:
+            start = await starting_point(broker, group, publisher.last)
+            conninfo = settings.source.conninfo.get_secret_value()
+            walsender = await WalSender.open(conninfo, settings.group)
+            try:
+                identity = await walsender.identify()
+                purpose = application_name(settings.group, "check")
+                async with await connect(conninfo, purpose=purpose) as conn:
+                    slot = await check_source(conn, identity, group, start)
+                    interval_s = await status_interval_s(conn, STATUS_INTERVAL_S)
+                    if target_lsn is None:
+                        target_lsn = await until_lsn(conn, settings.until, once=settings.once)
+                ledger.begin(confirmed_lsn=slot.confirmed_lsn, published_lsn=start.end_lsn)
+                await walsender.start(
+                    group.value.slot, group.value.publications, start.end_lsn, group.value.options
+                )
+            except BaseException:
+                await walsender.finish()
+                raise
+        except BaseException:
+            await publisher.close()
+            raise
+        log.info(
+            "streaming",
+            group=settings.group,
+            start_lsn=lsn_format(start.end_lsn),
+            confirmed_lsn=lsn_format(slot.confirmed_lsn),
+        )
+        return cls(
+            group,
+            ledger,
+            sinks,
+            walsender,
+            publisher,
+            _assembler(group, broker, start),
+            interval_s=interval_s,
+            target_lsn=target_lsn,
+        )
+
+    async def run(self, stop: asyncio.Event) -> Ending:
+        """Stream until the end. Raises `PgfloError` when source or broker fail.
+
+        When it returns or raises, the slot is free.
+        """
+        ending = None
+        try:
+            ending = await first_of(
+                self._intake(), self._talk(), self._leave(stop), self._publisher.failed.wait()
+            )
+            if not isinstance(ending, Ending):
+                await self._publisher.drain()
+                raise TypeError("a publisher that failed has an error to raise")
+            return ending
+        finally:
+            await self._part(polite=ending is not None)
+
+    @property
+    def published_lsn(self) -> int:
+        """End of the last commit in the change stream."""
+        return self._ledger.published_lsn
+
+    async def _intake(self) -> Ending:
+        while not self._leaving:
+            block, more = self._walsender.drain(BLOCK_BYTES)
+            if block:
+                await self._take(block)
+                if self._server_stops():
+                    await self._let_server_stop()
+                    return Ending.SERVER_STOPS
+                if self.target_lsn is not None and self._ledger.published_lsn >= self.target_lsn:
+                    await self._finish_in_flight()
+                    return Ending.REACHED
+            if not more and await self._idle():
+                return Ending.REACHED
+        await self._finish_in_flight()
+        return Ending.STOPPED
+
+    async def _take(self, block: bytes) -> None:
+        """Assemble and publish one block."""
+        assembler = self._assembler
+        envelopes = assembler.feed(block)
+        self._ledger.receive(max(assembler.received_lsn, assembler.end_lsn))
+        if envelopes:
+            self._pending_since = None
+        for envelope in envelopes:
+            await self._publish(envelope)
+        now = time.monotonic()
+        if not assembler.pending_bytes:
+            self._pending_since = None
+        elif self._pending_since is None:
+            self._pending_since = now
+        elif now - self._pending_since >= CUT_AGE_S:
+            await self._cut()
+        # The acknowledgements' turn.
+        await asyncio.sleep(0)
+
+    async def _idle(self) -> bool:
+        """Do what is due when nothing more is there to read, and wait; True when all is reached."""
+        now = time.monotonic()
+        wait_s = None
+        if self._assembler.pending_at_commit:
+            wait_s = self._cut_at + CUT_SPACING_S - now
+            if wait_s <= 0:
+                await self._cut()
+                wait_s = None
+        elif await self._mark():
+            return True
+        self._walsender.watch(self._wake)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return False
+
+    async def _mark(self) -> bool:
+        """Publish a watermark when one is due; True when the target is reached and stored."""
+        assembler, ledger = self._assembler, self._ledger
+        if assembler.pending_bytes or assembler.in_transaction or self._publisher.in_flight_bytes:
+            return False
+        idle_lsn = max(assembler.keepalive_lsn, assembler.end_lsn)
+        target_lsn = self.target_lsn
+        reached = target_lsn is not None and idle_lsn >= target_lsn
+        if reached and ledger.published_lsn >= (target_lsn or 0):
+            return True
+        if ledger.wants_watermark(idle_lsn) or (reached and idle_lsn > ledger.published_lsn):
+            await self._publish(assembler.watermark(idle_lsn))
+            ledger.watermark_made()
+        return False
+
+    async def _cut(self) -> None:
+        for envelope in self._assembler.flush():
+            await self._publish(envelope)
+        self._pending_since = None
+
+    async def _publish(self, envelope: Envelope) -> None:
+        self._cut_at = time.monotonic()
+        if not self._publisher.in_flight_bytes:
+            self._stored_at = self._cut_at
+        await self._publisher.publish(envelope)
+
+    def _on_stored(self, envelope: Envelope, stored_at: float) -> None:
+        self._stored_at = stored_at
+        if envelope.part + 1 == envelope.parts:
+            self._ledger.publish(envelope.end_lsn)
+        if self.target_lsn is not None:
+            self._wake.set()
+
+    def _server_stops(self) -> bool:
+        """Answer a request for a status; True when they come as a server sends them that shuts down."""
+        if not self._assembler.take_reply_request():
+            return False
+        self._tell()
+        now = time.monotonic()
+        if self._assembler.keepalive_lsn != self._requests_lsn:
+            self._requests_lsn = self._assembler.keepalive_lsn
+            self._requests.clear()
+        self._requests = [at for at in self._requests if now - at < SHUTDOWN_WINDOW_S] + [now]
+        return len(self._requests) >= SHUTDOWN_REQUESTS
+
+    async def _let_server_stop(self) -> None:
+        log.warning("the source shuts down; leaving", lsn=lsn_format(self._requests_lsn))
+        try:
+            async with asyncio.timeout(FINISH_FOR_SERVER_S):
+                await self._cut()
+                assembler, lsn = self._assembler, self._requests_lsn
+                idle = not (assembler.pending_bytes or assembler.in_transaction)
+                if idle and lsn > self._ledger.published_lsn and lsn >= assembler.end_lsn:
+                    await self._publish(assembler.watermark(lsn))
+                await self._publisher.drain()
+        except TimeoutError:
+            log.warning("the broker did not take everything in time; it is read again later")
+
+    async def _finish_in_flight(self) -> None:
+        await self._cut()
+        await self._publisher.drain()
+
+    async def _leave(self, stop: asyncio.Event) -> Ending:
+        """Ask the intake to end when `stop` is set; give up on it when the broker lets it hang."""
+        await stop.wait()
+        self._leaving = True
+        self._wake.set()
+        await asyncio.sleep(FINISH_IN_FLIGHT_S)
+        log.warning(
+            "the broker did not take everything in time; it is read again at the next start"
+        )
+        return Ending.STOPPED
+
+    async def _talk(self) -> Ending:
+        """Send status messages; give `STALLED` when the broker has taken nothing for too long."""
+        while True:
+            self._ledger.commit_by_sinks(self._sinks.end_lsn)
+            before_lsn = self._ledger.confirmed_lsn
+            due = time.monotonic() - self._told_at >= self._interval_s
+            waits = self.target_lsn is not None and self._ledger.received_lsn < self.target_lsn
+            if self._ledger.confirm() != before_lsn or due or waits:
+                self._tell(ask=waits)
+            self._wake.set()
+            if self._publisher.in_flight_bytes and self._stored_at + STALL_S < time.monotonic():
+                log.warning("the broker takes nothing; letting the source go until it does")
+                return Ending.STALLED
+            await asyncio.sleep(min(TALK_INTERVAL_S, self._interval_s))
+
+    def _tell(self, *, ask: bool = False) -> None:
+        self._told_at = time.monotonic()
+        self._walsender.send_status(
+            received_lsn=self._ledger.received_lsn,
+            confirmed_lsn=self._ledger.confirm(),
+            ask=ask,
+        )
+
+    async def _part(self, *, polite: bool) -> None:
+        """Say what is safe for the last time, free the slot, close the publisher."""
+        if polite:
+            self._ledger.commit_by_sinks(self._sinks.end_lsn)
+            try:
+                self._tell()
+            except PgfloError as error:
+                log.debug("no last status", cause=error.detail)
+        await self._walsender.finish()
+        await self._publisher.close()
+
+
+def _assembler(group: Group, broker: Broker, start: StartPoint) -> _core.Assembler:
+    max_body_bytes = min(MAX_BODY_BYTES, broker.max_payload_bytes - _core.HEADER_BYTES)
+    return _core.Assembler(
+        group.names.incarnation.bytes,
+        start.position,
+        start.end_lsn,
+        target_body_bytes=min(TARGET_BODY_BYTES, max_body_bytes),
+        max_body_bytes=max_body_bytes,
+    )
