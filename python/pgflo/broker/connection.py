@@ -61,6 +61,7 @@ JETSTREAM_OFF = (10039, 10076)
 """JetStream is not enabled on the server, or for this account."""
 
 API_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 3.0
 RETRY_PAUSE_S = 0.1
 
 
@@ -166,12 +167,20 @@ class Broker:
             pause_s = min(2 * pause_s, 1.0)
 
     async def close(self) -> None:
-        """End the connection. Again and again at no cost."""
+        """End the connection within `CLOSE_TIMEOUT_S`. Again and again at no cost."""
         if self._closing:
             return
         self._closing = True
         self._notify()
-        await self.nc.close()
+        # In a task of its own: the client's close waits for a peer that may be frozen, and is
+        # cancelled itself when it meets its own reconnecting task.
+        closing = asyncio.create_task(self.nc.close())
+        await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S)
+        if not closing.done():
+            closing.cancel()
+            await asyncio.wait([closing])
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            log.debug("closing the broker connection", error=_text(error))
 
     def _notify(self) -> None:
         for watcher in tuple(self._watchers):
@@ -294,5 +303,5 @@ def _explain(error: Exception, address: Address) -> PgfloError:
     return PgfloError(BROKER_UNREACHABLE, f"cannot connect to {address.text}: {text}")
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -63,7 +63,7 @@ class Stored:
             place = ".".join(str(step) for step in first["loc"]) or "the whole"
             raise PgfloError(
                 BROKER_RECORD,
-                f"{key or cls.__name__} of the group's record is unreadable: {place}: {first['msg']}",
+                f"{key or cls.__name__} of the group's record: {place}: {first['msg']}",
                 key=key,
             ) from None
         return read

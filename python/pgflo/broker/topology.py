@@ -62,6 +62,7 @@ async def create_streams(
     settings: NatsSettings,
     *,
     copy: bool,
+    first_max_bytes: int = FIRST_MAX_BYTES,
     duplicate_window_s: float = DUPLICATE_WINDOW_S,
 ) -> None:
     """Make the change stream, with `copy` the copy stream too; check those that are there.
@@ -73,7 +74,9 @@ async def create_streams(
     if copy:
         wanted.append((names.copy_stream, names.copy_subjects))
     for stream, subject in wanted:
-        config = _config(names, stream, subject, settings, duplicate_window_s)
+        config = _config(names, stream, subject, settings)
+        config["max_bytes"] = min(first_max_bytes, settings.stream_max_bytes)
+        config["duplicate_window"] = int(duplicate_window_s * 1e9)
         info = await _info(broker, stream)
         if info is None:
             try:
@@ -150,23 +153,19 @@ async def purge_through(
     await broker.ask(f"STREAM.PURGE.{stream}", request)
 
 
-def _config(
-    names: Names, stream: str, subject: str, settings: NatsSettings, duplicate_window_s: float
-) -> dict[str, Any]:
+def _config(names: Names, stream: str, subject: str, settings: NatsSettings) -> dict[str, Any]:
     return {
         "name": stream,
         "subjects": [subject],
         "retention": "limits",
         "discard": "new",
         "storage": "file",
-        "max_bytes": min(FIRST_MAX_BYTES, settings.stream_max_bytes),
         "max_msgs": -1,
         "max_msgs_per_subject": -1,
         "max_msg_size": -1,
         "max_age": 0,
         "max_consumers": -1,
         "num_replicas": settings.stream_replicas,
-        "duplicate_window": int(duplicate_window_s * 1e9),
         "allow_direct": True,
         "metadata": {"pgflo_group": names.group, "pgflo_incarnation": str(names.incarnation)},
     }
