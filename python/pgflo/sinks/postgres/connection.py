@@ -192,7 +192,7 @@ def _pin(conn: psycopg.Connection[TupleRow]) -> None:
         settings["transaction_timeout"] = "0"
     conn.execute(
         "SELECT pg_catalog.set_config(name, value, false)"
-        " FROM pg_catalog.unnest(%s::text[], %s::text[]) AS pinned(name, value)",
+        " FROM unnest(%s::text[], %s::text[]) AS pinned(name, value)",
         (list(settings), list(settings.values())),
     )
     # Stronger settings (a synchronous standby) stay; "off" would acknowledge what a crash forgets.

@@ -1,0 +1,256 @@
+"""The PostgreSQL sink applies real changes of every shape, in order, and makes both sides equal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.fix_changes import bodies, table_rows
+
+from pgflo import errors
+from pgflo.errors import PgfloError
+
+if TYPE_CHECKING:
+    from tests.fix_changes import Changes, Sink
+    from tests.fix_postgres import Database
+
+
+def both(changes: Changes, sink: Sink, statements: str) -> None:
+    """Run the same statements on both sides; the changes they make at the source are not applied."""
+    changes.source.execute(statements)
+    sink.target.execute(statements)
+    changes.frames()
+
+
+def assert_equal(changes: Changes, sink: Sink, *tables: str) -> None:
+    for table in tables:
+        assert table_rows(sink.target, table) == table_rows(changes.source, table)
+
+
+def test_inserts_updates_and_deletes_are_applied_in_order(changes: Changes, sink: Sink) -> None:
+    both(changes, sink, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    changes.source.execute(
+        "INSERT INTO t SELECT g, 'a' || g FROM generate_series(1, 100) g",
+        "UPDATE t SET v = v || '!' WHERE id % 3 = 0",
+        "DELETE FROM t WHERE id % 5 = 0",
+        "INSERT INTO t VALUES (5, 'again'), (200, NULL)",
+        "UPDATE t SET v = NULL WHERE id = 5",
+    )
+    envelopes = changes.envelopes()
+    applied = sink.apply(envelopes)
+    assert_equal(changes, sink, "t")
+    assert applied.changes == 100 + 33 + 20 + 2 + 1
+    assert applied.careful_steps == 0
+    assert sink.position() == changes.position
+
+
+def test_an_unchanged_toast_value_is_left_as_it_is(changes: Changes, sink: Sink) -> None:
+    both(
+        changes,
+        sink,
+        "CREATE TABLE t (id int PRIMARY KEY, n int, big text);"
+        "ALTER TABLE t ALTER big SET STORAGE EXTERNAL;"
+        "INSERT INTO t VALUES (1, 1, repeat('x', 100000)), (2, 1, NULL)",
+    )
+    changes.source.execute("UPDATE t SET n = n + 1")
+    assert sink.apply(changes.envelopes()).careful_steps == 0
+    assert_equal(changes, sink, "t")
+
+
+def test_a_changed_key_moves_the_row_and_keeps_its_toast_value(
+    changes: Changes, sink: Sink
+) -> None:
+    both(
+        changes,
+        sink,
+        "CREATE TABLE t (id int PRIMARY KEY, big text);"
+        "ALTER TABLE t ALTER big SET STORAGE EXTERNAL;"
+        "INSERT INTO t VALUES (1, repeat('y', 100000))",
+    )
+    changes.source.execute("UPDATE t SET id = 7", "UPDATE t SET id = 8, big = 'small'")
+    sink.apply(changes.envelopes())
+    assert_equal(changes, sink, "t")
+
+
+def test_rows_swap_their_keys_within_one_transaction(changes: Changes, sink: Sink) -> None:
+    both(
+        changes,
+        sink,
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')",
+    )
+    changes.source.execute(
+        "UPDATE t SET id = 3 WHERE id = 1; UPDATE t SET id = 1 WHERE id = 2;"
+        "UPDATE t SET id = 2 WHERE id = 3"
+    )
+    sink.apply(changes.envelopes())
+    assert_equal(changes, sink, "t")
+
+
+def test_duplicate_rows_without_a_key_are_changed_one_by_one(changes: Changes, sink: Sink) -> None:
+    both(
+        changes,
+        sink,
+        "CREATE TABLE t (a int, b text, c numeric(10, 2), d varchar(5), e char(4), f bit(3));"
+        "ALTER TABLE t REPLICA IDENTITY FULL;"
+        "INSERT INTO t SELECT 1, NULL, 1.50, 'x', 'y', B'101' FROM generate_series(1, 3);"
+        "INSERT INTO t VALUES (2, 'b', NULL, NULL, NULL, NULL)",
+    )
+    changes.source.execute(
+        "DELETE FROM t WHERE ctid = (SELECT min(ctid) FROM t WHERE a = 1)",
+        "UPDATE t SET b = 'new' WHERE ctid = (SELECT max(ctid) FROM t WHERE a = 1)",
+        "UPDATE t SET a = 3 WHERE a = 2",
+        "INSERT INTO t SELECT * FROM t",
+    )
+    assert sink.apply(changes.envelopes()).careful_steps == 0
+    assert_equal(changes, sink, "t")
+
+
+def test_full_identity_uses_the_destinations_primary_key(changes: Changes, sink: Sink) -> None:
+    both(
+        changes,
+        sink,
+        "CREATE TABLE t (id int PRIMARY KEY, v text, big text);"
+        "ALTER TABLE t ALTER big SET STORAGE EXTERNAL; ALTER TABLE t REPLICA IDENTITY FULL;"
+        "INSERT INTO t SELECT g, 'a', repeat('z', 9000) FROM generate_series(1, 5) g",
+    )
+    sink.target.execute("UPDATE t SET v = 'differs' WHERE id = 3")
+    changes.source.execute("UPDATE t SET v = 'b'", "UPDATE t SET id = id + 10 WHERE id > 3")
+    changes.source.execute("DELETE FROM t WHERE id = 1")
+    assert sink.apply(changes.envelopes()).careful_steps == 0
+    assert_equal(changes, sink, "t")
+
+
+def test_generated_and_identity_columns_keep_their_own_rules(changes: Changes, sink: Sink) -> None:
+    both(
+        changes,
+        sink,
+        "CREATE TABLE always (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, big text,"
+        " w int GENERATED ALWAYS AS (length(v)) STORED);"
+        "ALTER TABLE always ALTER big SET STORAGE EXTERNAL;"
+        "CREATE TABLE beside (k int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, v text);"
+        "CREATE TABLE full_always (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text);"
+        "ALTER TABLE full_always REPLICA IDENTITY FULL",
+    )
+    changes.source.execute(
+        "INSERT INTO always (v, big) SELECT 'x', repeat('q', 9000) FROM generate_series(1, 4)",
+        "UPDATE always SET v = 'longer' WHERE id = 2",
+        "UPDATE always SET id = DEFAULT WHERE id = 3",
+        "DELETE FROM always WHERE id = 4",
+        "INSERT INTO beside (k, v) VALUES (1, 'a'), (2, 'b')",
+        "UPDATE beside SET n = DEFAULT WHERE k = 1",
+        "UPDATE beside SET v = 'c' WHERE k = 2",
+        "INSERT INTO full_always (v) VALUES ('a'), ('b')",
+        "UPDATE full_always SET v = 'c' WHERE id = 1",
+        "UPDATE full_always SET id = DEFAULT WHERE id = 2",
+    )
+    assert sink.apply(changes.envelopes()).careful_steps == 0
+    assert_equal(changes, sink, "always", "beside", "full_always")
+
+
+def test_quoted_names_arrive(changes: Changes, sink: Sink) -> None:
+    both(
+        changes,
+        sink,
+        'CREATE SCHEMA "Odd.Schema";'
+        'CREATE TABLE "Odd.Schema"."Ta""ble; --" ("Key ""x" int PRIMARY KEY, "select" text, "%s" int)',
+    )
+    changes.source.execute(
+        'INSERT INTO "Odd.Schema"."Ta""ble; --" VALUES (1, \'a\', 1), (2, \'b\', 2)',
+        'UPDATE "Odd.Schema"."Ta""ble; --" SET "select" = \'c\', "%s" = 5 WHERE "Key ""x" = 1',
+        'DELETE FROM "Odd.Schema"."Ta""ble; --" WHERE "Key ""x" = 2',
+    )
+    sink.apply(changes.envelopes())
+    rows = [table_rows(side, 'Ta"ble; --', "Odd.Schema") for side in (changes.source, sink.target)]
+    assert rows[0] == rows[1] == [("(1,c,5)",)]
+
+
+def test_a_missing_partition_is_written_through_its_root(changes: Changes, sink: Sink) -> None:
+    root = "CREATE TABLE m (id int, region text, v int, PRIMARY KEY (id, region))"
+    changes.source.execute(
+        f"{root} PARTITION BY LIST (region)",
+        "CREATE TABLE m_eu PARTITION OF m FOR VALUES IN ('eu')",
+        "CREATE TABLE m_us PARTITION OF m FOR VALUES IN ('us')",
+    )
+    sink.target.execute(root)
+    changes.frames()
+    for leaf in ("m_eu", "m_us"):
+        oid = changes.source.value("SELECT %s::regclass::oid::bigint", [leaf])
+        sink.roots[oid] = ("public", "m")
+    changes.source.execute(
+        "INSERT INTO m SELECT g, CASE WHEN g % 2 = 0 THEN 'eu' ELSE 'us' END, g"
+        " FROM generate_series(1, 10) g",
+        "UPDATE m SET v = v + 1 WHERE id < 5",
+        "UPDATE m SET region = 'us' WHERE id = 2",
+        "DELETE FROM m WHERE id = 9",
+    )
+    sink.apply(changes.envelopes())
+    assert_equal(changes, sink, "m")
+    # A TRUNCATE of all partitions is one of the root; of some, it cannot be expressed.
+    changes.source.execute("TRUNCATE m", "INSERT INTO m VALUES (1, 'eu', 1), (2, 'us', 2)")
+    sink.apply(changes.envelopes())
+    assert_equal(changes, sink, "m")
+    changes.source.execute("TRUNCATE m_eu")
+    with pytest.raises(PgfloError, match="m_eu") as refused:
+        sink.apply(changes.envelopes())
+    assert refused.value.kind is errors.SINK_REFUSED
+
+
+def test_keys_are_compared_as_the_destinations_index_does(changes: Changes, sink: Sink) -> None:
+    both(
+        changes,
+        sink,
+        "CREATE EXTENSION citext; CREATE TABLE t (k citext PRIMARY KEY, n int);"
+        "CREATE DOMAIN code AS varchar(8); CREATE TYPE mood AS ENUM ('ok', 'sad');"
+        "CREATE TABLE u (k code, m mood, a int[], n int, PRIMARY KEY (k, m, a))",
+    )
+    changes.source.execute(
+        "INSERT INTO t VALUES ('Abc', 1), ('def', 2)",
+        "UPDATE t SET n = 5 WHERE k = 'abc'",
+        "DELETE FROM t WHERE k = 'DEF'",
+        "INSERT INTO u VALUES ('x', 'ok', '{1,2}', 1), ('y', 'sad', '{}', 2)",
+        "UPDATE u SET n = 7, m = 'sad' WHERE k = 'x'",
+        "DELETE FROM u WHERE k = 'y'",
+    )
+    assert sink.apply(changes.envelopes()).careful_steps == 0
+    assert_equal(changes, sink, "t", "u")
+
+
+def test_a_large_transaction_is_applied_in_steps_and_seen_at_once(
+    changes: Changes, sink: Sink, target: Database
+) -> None:
+    both(changes, sink, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    changes.source.execute(
+        "INSERT INTO t SELECT g, repeat('v', 50) FROM generate_series(1, 3000) g"
+    )
+    envelopes = changes.envelopes(target_body_bytes=4096, max_body_bytes=8192)
+    assert len(envelopes) > 20
+    transactions = sink.open()
+    for body in bodies(envelopes):
+        transactions.step([body])
+        assert target.value("SELECT count(*) FROM t") == 0
+    last = envelopes[-1]
+    applied = transactions.commit((last.commit_lsn, last.ordinal), last.end_lsn)
+    assert applied.changes == 3000
+    assert_equal(changes, sink, "t")
+
+
+def test_what_is_applied_already_is_skipped_change_by_change(changes: Changes, sink: Sink) -> None:
+    both(changes, sink, "CREATE TABLE log (n int)")
+    start = (changes.position, changes.end_lsn)
+    changes.source.execute("INSERT INTO log SELECT generate_series(1, 10)")
+    frames = changes.frames()
+    first = _cut(changes, frames, start)
+    sink.apply(first)
+    # The same transaction again, in one envelope with a later one.
+    changes.source.execute("INSERT INTO log VALUES (11)")
+    both_of_them = _cut(changes, frames + changes.frames(), start)
+    assert len(both_of_them) == 1
+    assert sink.apply(both_of_them).changes == 1
+    assert_equal(changes, sink, "log")
+
+
+def _cut(changes: Changes, frames: bytes, start: tuple[tuple[int, int], int]) -> list:
+    from pgflo import _core
+
+    assembler = _core.Assembler(changes.incarnation.bytes, *start)
+    return [*assembler.feed(frames), *assembler.flush()]
