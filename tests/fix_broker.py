@@ -20,6 +20,7 @@ from pgflo._core import Assembler
 from pgflo.broker.connection import connect
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.names import Names
+from pgflo.broker.publisher import ChangePublisher
 from pgflo.broker.topology import create_streams, stream_state
 from pgflo.config.settings import NatsSettings
 
@@ -129,6 +130,15 @@ async def until_stored(broker: Broker, stream: str, last_seq: int) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"{stream} does not get to {last_seq}")
         await asyncio.sleep(LOOK_S)
+
+
+async def fill(broker: Broker, names: Names, envelopes: list[Envelope]) -> None:
+    """Store envelopes in the change stream."""
+    publisher = await ChangePublisher.open(broker, names, broker.settings, run_id=uuid.uuid4().hex)
+    for envelope in envelopes:
+        await publisher.publish(envelope)
+    await publisher.drain()
+    await publisher.close()
 
 
 async def stored_data(broker: Broker, stream: str, count: int) -> list[bytes]:

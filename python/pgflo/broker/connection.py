@@ -235,7 +235,7 @@ async def connect(settings: NatsSettings, *, name: str) -> Broker:
             allow_reconnect=True,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0,
-            reconnect_to_server_handler=_next_server,
+            reconnect_to_server_handler=_choose_server(nc),
             connect_timeout=CONNECT_TIMEOUT_S,
             ping_interval=PING_INTERVAL_S,
             pending_size=PENDING_BYTES,
@@ -274,11 +274,19 @@ class _FirstAttempt:
             raise error
 
 
-def _next_server(pool: list[Server], info: dict[str, Any]) -> tuple[Server, float]:  # noqa: ARG001
-    """Choose the server tried least often, and a wait that grows with its failures."""
-    server = min(pool, key=lambda candidate: candidate.reconnects)
-    longest_s = min(LONGEST_RECONNECT_WAIT_S, 0.05 * 2 ** min(server.reconnects, 10))
-    return server, random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter, not a secret
+def _choose_server(nc: Client) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
+    """Make the client's choice before each attempt to reconnect."""
+
+    def choose(pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+        """Take the server tried least often, after a wait that grows with its failures."""
+        if nc._transport is not None:
+            # Of an attempt that got stuck half-way: the client would forget it.
+            nc._transport.close()  # type: ignore[no-untyped-call]
+        server = min(pool, key=lambda candidate: candidate.reconnects)
+        longest_s = min(LONGEST_RECONNECT_WAIT_S, 0.05 * 2 ** min(server.reconnects, 10))
+        return server, random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter only
+
+    return choose
 
 
 async def _check(broker: Broker) -> None:
