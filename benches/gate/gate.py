@@ -114,7 +114,7 @@ def measure(checkout: Path) -> Counts:
         }
         done = subprocess.run(
             # Everything behind `--` is read by the runner.
-            [*"cargo bench --quiet --locked -p".split(), PACKAGE, *chosen, "--", AS_JSON],
+            [*["cargo", "bench", "--quiet", "--locked", "-p"], PACKAGE, *chosen, "--", AS_JSON],
             cwd=checkout,
             env=environment,
             capture_output=True,
