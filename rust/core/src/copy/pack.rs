@@ -5,8 +5,7 @@
 //! all envelopes add up to `total_rows` of the final one. Bodies are cut at the target size, wherever that
 //! is in a row: rows are not parsed here. Holds less than one envelope.
 
-use crate::envelope::assemble::Sizes;
-use crate::envelope::header::{CopyFields, HEADER_BYTES, Header, Kind};
+use crate::envelope::{CopyFields, HEADER_BYTES, Header, Kind, Sizes};
 use crate::error::EnvelopeError;
 
 /// See the module.

@@ -17,8 +17,12 @@
 //! envelope holds Begin, 4, 5, Commit and leads from `(0/50, 3)` to `(0/50, 5)`.
 
 use super::body::{Body, framed_bytes};
-use super::header::{Header, Kind};
+use super::chain::{Chain, Envelope, seal};
+use super::fields::{Header, Kind};
+use super::header::HEADER_BYTES;
+use super::order::Order;
 use super::schema::Schema;
+use super::sizes::Sizes;
 use crate::error::{CoreError, DecodeError, EnvelopeError, MessageKind, Reason};
 use crate::lsn::{Lsn, Position};
 use crate::pgoutput::cursor::Cursor;
@@ -27,73 +31,6 @@ use crate::pgoutput::{Begin, Commit, Frame, Frames, Message};
 
 /// Room kept for the Commit of a transaction: it never needs an envelope of its own.
 const COMMIT_FRAMED_BYTES: usize = 4 + 26;
-/// Below this an envelope holds little more than a Begin and a Relation.
-const LEAST_MAX_BODY_BYTES: usize = 1024;
-/// The most that a NATS server can be made to take in one message.
-const MOST_MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
-
-/// When bodies are cut, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    target_body_bytes: usize,
-    max_body_bytes: usize,
-}
-
-impl Sizes {
-    /// Checks both against each other and against what a broker can carry.
-    pub const fn new(
-        target_body_bytes: usize,
-        max_body_bytes: usize,
-    ) -> Result<Self, EnvelopeError> {
-        if target_body_bytes == 0 || target_body_bytes > max_body_bytes {
-            return Err(EnvelopeError::BadSetting(
-                "target_body_bytes must be from 1 to max_body_bytes",
-            ));
-        }
-        if max_body_bytes < LEAST_MAX_BODY_BYTES || max_body_bytes > MOST_MAX_BODY_BYTES {
-            return Err(EnvelopeError::BadSetting(
-                "max_body_bytes must be from 1 KiB to 64 MiB",
-            ));
-        }
-        Ok(Self {
-            target_body_bytes,
-            max_body_bytes,
-        })
-    }
-
-    /// Size that a body is cut at.
-    #[must_use]
-    pub const fn target_body_bytes(self) -> usize {
-        self.target_body_bytes
-    }
-
-    /// Size that no body exceeds.
-    #[must_use]
-    pub const fn max_body_bytes(self) -> usize {
-        self.max_body_bytes
-    }
-}
-
-/// A finished envelope.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
-    /// Its header, as it stands in `data`.
-    pub header: Header,
-    /// Header and body.
-    pub data: Vec<u8>,
-}
-
-/// The transaction whose Begin came last.
-#[derive(Debug, Clone, Copy)]
-struct Transaction {
-    final_lsn: Lsn,
-    /// Changes that came.
-    ordinal: u64,
-    /// Changes up to here are in the chain already.
-    skip_through: u64,
-    /// Whether its Begin stands in the present body.
-    is_written: bool,
-}
 
 /// What was counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,31 +45,26 @@ pub struct Counters {
 
 /// See the module.
 pub struct Assembler {
-    incarnation: [u8; 16],
     sizes: Sizes,
-    /// Where the chain stood when we took it over.
-    start: Position,
-    /// Whether that lies inside a transaction whose rest has not come yet.
-    start_is_open: bool,
-    /// No transaction may commit below: end of the last commit seen, or our last watermark.
-    floor_lsn: Lsn,
-    transaction: Option<Transaction>,
+    order: Order,
+    schema: Schema,
+    chain: Chain,
+    /// Where assembling stands, pending changes included.
+    position: Position,
+    /// The last Begin and its Origin (or nothing), as they came.
     begin: Vec<u8>,
     origin: Vec<u8>,
-    schema: Schema,
+    /// Whether they stand in the present body.
+    begin_is_written: bool,
     body: Body,
     body_changes: u64,
     body_commit_time_us: i64,
-    /// Where the last finished envelope ended.
-    chain: Position,
-    chain_end_lsn: Lsn,
-    position: Position,
-    end_lsn: Lsn,
+    /// Bodies that are finished but for their headers.
+    cut: Vec<(Header, Vec<Vec<u8>>)>,
     received_lsn: Lsn,
     keepalive_lsn: Lsn,
     reply_requested: bool,
     counters: Counters,
-    cut: Vec<(Header, Vec<Vec<u8>>)>,
     has_failed: bool,
 }
 
@@ -140,6 +72,9 @@ impl Assembler {
     /// Continues the chain behind an envelope that ended at `position` with `end_lsn`.
     ///
     /// A position with an ordinal and a commit LSN at or above `end_lsn` lies inside an open transaction.
+    ///
+    /// # Errors
+    /// A position without an ordinal holds no commit: `end_lsn` cannot be above it.
     pub fn new(
         incarnation: [u8; 16],
         position: Position,
@@ -152,27 +87,22 @@ impl Assembler {
             ));
         }
         Ok(Self {
-            incarnation,
             sizes,
-            start: position,
-            start_is_open: position.ordinal > 0 && position.commit_lsn >= end_lsn,
-            floor_lsn: Lsn::default(),
-            transaction: None,
+            order: Order::new(position, end_lsn),
+            schema: Schema::new(),
+            chain: Chain::new(incarnation, position, end_lsn),
+            position,
             begin: Vec::new(),
             origin: Vec::new(),
-            schema: Schema::new(),
-            body: Body::new(sizes.max_body_bytes),
+            begin_is_written: false,
+            body: Body::new(sizes.max_body_bytes()),
             body_changes: 0,
             body_commit_time_us: 0,
-            chain: position,
-            chain_end_lsn: end_lsn,
-            position,
-            end_lsn,
+            cut: Vec::new(),
             received_lsn: end_lsn,
             keepalive_lsn: Lsn::default(),
             reply_requested: false,
             counters: Counters::default(),
-            cut: Vec::new(),
             has_failed: false,
         })
     }
@@ -206,8 +136,8 @@ impl Assembler {
         let obstacles = [
             (!self.body.is_empty(), "changes are pending"),
             (self.is_in_transaction(), "a transaction is open"),
-            (lsn <= self.chain_end_lsn, "the chain is there already"),
-            (lsn < self.end_lsn, "a later commit has been seen"),
+            (lsn <= self.chain.end_lsn(), "the chain is there already"),
+            (lsn < self.order.end_lsn(), "a later commit has been seen"),
             (
                 lsn > self.received_lsn,
                 "the source has not been seen there",
@@ -216,11 +146,12 @@ impl Assembler {
         if let Some((_, because)) = obstacles.into_iter().find(|(stands, _)| *stands) {
             return Err(EnvelopeError::NoWatermark { lsn, because }.into());
         }
+        self.order.watermark(lsn);
         self.position = Position::new(lsn, 0);
-        self.end_lsn = lsn;
-        self.floor_lsn = lsn;
-        let header = self.next_header(Kind::Watermark);
-        Ok(seal(header, Body::new(0).take())?.remove(0))
+        let mut header = self.chain.link(Kind::Watermark, self.position, lsn);
+        let mut data = vec![0; HEADER_BYTES];
+        header.seal(&mut data)?;
+        Ok(Envelope { header, data })
     }
 
     /// Highest WAL position seen; at first the start's `end_lsn`.
@@ -238,7 +169,7 @@ impl Assembler {
     /// End of the last commit, pending and empty ones included.
     #[must_use]
     pub const fn end_lsn(&self) -> Lsn {
-        self.end_lsn
+        self.order.end_lsn()
     }
 
     /// Where assembling stands, pending changes included.
@@ -250,7 +181,7 @@ impl Assembler {
     /// Whether a Begin waits for its Commit, or the chain was taken over inside a transaction.
     #[must_use]
     pub const fn is_in_transaction(&self) -> bool {
-        self.transaction.is_some() || self.start_is_open
+        self.order.is_in_transaction()
     }
 
     /// Bytes of body that no finished envelope holds.
@@ -261,11 +192,8 @@ impl Assembler {
 
     /// Whether something is pending and ends at a commit.
     #[must_use]
-    pub fn is_pending_at_commit(&self) -> bool {
-        !self.body.is_empty()
-            && !self
-                .transaction
-                .is_some_and(|transaction| transaction.is_written)
+    pub const fn is_pending_at_commit(&self) -> bool {
+        !self.body.is_empty() && !self.begin_is_written
     }
 
     /// Whether a keepalive wanted an answer since the last call.
@@ -359,39 +287,7 @@ impl Assembler {
     }
 
     fn take_begin(&mut self, begin: &Begin, message: &[u8]) -> Result<(), Reason> {
-        if let Some(open) = self.transaction {
-            return Err(Reason::InsideTransaction(open.final_lsn));
-        }
-        let commit_lsn = begin.final_lsn;
-        let is_new = commit_lsn > self.start.commit_lsn;
-        let floor_lsn = if is_new {
-            self.floor_lsn.max(self.end_lsn)
-        } else {
-            self.floor_lsn
-        };
-        if commit_lsn < floor_lsn {
-            return Err(Reason::NotIncreasing {
-                commit_lsn,
-                floor_lsn,
-            });
-        }
-        if is_new && self.start_is_open {
-            return Err(Reason::MissingRest {
-                expected: self.start,
-                found: commit_lsn,
-            });
-        }
-        let skip_through = match commit_lsn.cmp(&self.start.commit_lsn) {
-            std::cmp::Ordering::Less => u64::MAX,
-            std::cmp::Ordering::Equal => self.start.ordinal,
-            std::cmp::Ordering::Greater => 0,
-        };
-        self.transaction = Some(Transaction {
-            final_lsn: commit_lsn,
-            ordinal: 0,
-            skip_through,
-            is_written: false,
-        });
+        self.order.begin(begin.final_lsn)?;
         self.begin.clear();
         self.begin.extend_from_slice(message);
         self.origin.clear();
@@ -399,10 +295,7 @@ impl Assembler {
     }
 
     fn take_origin(&mut self, message: &[u8]) -> Result<(), Reason> {
-        let transaction = self.transaction.ok_or(Reason::OutsideTransaction)?;
-        if transaction.ordinal > 0 {
-            return Err(Reason::LateOrigin);
-        }
+        self.order.origin()?;
         self.origin.clear();
         self.origin.extend_from_slice(message);
         Ok(())
@@ -411,30 +304,18 @@ impl Assembler {
     /// A message that has an ordinal.
     #[inline]
     fn take_change(&mut self, relation_oids: &[u32], message: &[u8]) -> Result<(), Reason> {
-        let transaction = self
-            .transaction
-            .as_mut()
-            .ok_or(Reason::OutsideTransaction)?;
-        transaction.ordinal += 1;
-        if transaction.ordinal <= transaction.skip_through {
+        let Some(position) = self.order.change()? else {
             return Ok(());
-        }
-        let at = Position::new(transaction.final_lsn, transaction.ordinal);
-        if transaction.skip_through > 0 && !self.start_is_open {
-            return Err(Reason::OtherChanges {
-                recorded: self.start,
-                found: at.ordinal,
-            });
-        }
+        };
         let mut needed_bytes = framed_bytes(message);
-        if !transaction.is_written {
+        if !self.begin_is_written {
             needed_bytes += framed_bytes(&self.begin) + framed_bytes(&self.origin);
         }
         for oid in relation_oids {
             needed_bytes += self.schema.missing_bytes(*oid)?;
         }
         let full_bytes = self.body.len() + needed_bytes + COMMIT_FRAMED_BYTES;
-        if full_bytes > self.sizes.max_body_bytes && !self.body.is_empty() {
+        if full_bytes > self.sizes.max_body_bytes() && !self.body.is_empty() {
             self.cut();
         }
         self.write_begin()?;
@@ -442,21 +323,17 @@ impl Assembler {
             self.schema.write(*oid, &mut self.body)?;
         }
         self.body.push(message)?;
-        self.position = at;
+        self.position = position;
         self.body_changes += 1;
         self.counters.changes += 1;
         Ok(())
     }
 
-    /// Writes the Begin of the present transaction unless it stands in this body.
+    /// Writes the last Begin unless it stands in this body.
     #[inline]
     fn write_begin(&mut self) -> Result<(), Reason> {
-        let transaction = self
-            .transaction
-            .as_mut()
-            .ok_or(Reason::OutsideTransaction)?;
-        if !transaction.is_written {
-            transaction.is_written = true;
+        if !self.begin_is_written {
+            self.begin_is_written = true;
             self.body.push(&self.begin)?;
             if !self.origin.is_empty() {
                 self.body.push(&self.origin)?;
@@ -466,65 +343,35 @@ impl Assembler {
     }
 
     fn take_commit(&mut self, commit: &Commit, message: &[u8]) -> Result<(), Reason> {
-        let transaction = self.transaction.ok_or(Reason::OutsideTransaction)?;
-        let Commit {
-            commit_lsn,
-            end_lsn,
-            commit_time_us,
-        } = *commit;
-        if commit_lsn != transaction.final_lsn || end_lsn <= commit_lsn {
-            return Err(Reason::OtherCommit {
-                commit_lsn,
-                end_lsn,
-                final_lsn: transaction.final_lsn,
-            });
-        }
-        let is_start = commit_lsn == self.start.commit_lsn && self.start.ordinal > 0;
-        if is_start && transaction.ordinal < self.start.ordinal {
-            return Err(Reason::OtherChanges {
-                recorded: self.start,
-                found: transaction.ordinal,
-            });
-        }
+        let was_rest = self.order.commit(commit)?;
         self.counters.commits += 1;
-        self.floor_lsn = end_lsn;
-        self.received_lsn = self.received_lsn.max(end_lsn);
-        self.end_lsn = self.end_lsn.max(end_lsn);
-        if transaction.is_written || (is_start && self.start_is_open) {
+        self.received_lsn = self.received_lsn.max(commit.end_lsn);
+        if self.begin_is_written || was_rest {
             // Only a chain taken over behind the last change of a transaction lacks its Begin here.
             self.write_begin()?;
             self.body.push(message)?;
-            self.body_commit_time_us = commit_time_us;
+            self.body_commit_time_us = commit.commit_time_us;
+            self.begin_is_written = false;
         }
-        self.start_is_open &= !is_start;
-        self.transaction = None;
-        if self.body.len() >= self.sizes.target_body_bytes {
+        if self.body.len() >= self.sizes.target_body_bytes() {
             self.cut();
         }
         Ok(())
     }
 
-    /// Ends the present body here. Its envelopes are sealed by [`Assembler::finished`].
+    /// Ends the present body here. Its header is written by [`Assembler::finished`].
     fn cut(&mut self) {
-        let mut header = self.next_header(Kind::Changes);
-        header.changes = std::mem::take(&mut self.body_changes);
-        header.commit_time_us = std::mem::take(&mut self.body_commit_time_us);
-        if let Some(transaction) = &mut self.transaction {
-            header.transaction_open = transaction.is_written;
-            transaction.is_written = false;
-        }
+        let linked = self
+            .chain
+            .link(Kind::Changes, self.position, self.order.end_lsn());
+        let header = Header {
+            changes: std::mem::take(&mut self.body_changes),
+            commit_time_us: std::mem::take(&mut self.body_commit_time_us),
+            transaction_open: std::mem::take(&mut self.begin_is_written),
+            ..linked
+        };
         self.schema.start_envelope();
         self.cut.push((header, self.body.take()));
-    }
-
-    /// The header of an envelope from the end of the chain to the present position, which becomes its end.
-    fn next_header(&mut self, kind: Kind) -> Header {
-        let mut header = Header::new(kind, self.incarnation);
-        header.prev = std::mem::replace(&mut self.chain, self.position);
-        header.position = self.position;
-        header.end_lsn = self.end_lsn;
-        self.chain_end_lsn = self.end_lsn;
-        header
     }
 
     fn finished(&mut self) -> Result<Vec<Envelope>, EnvelopeError> {
@@ -534,18 +381,6 @@ impl Assembler {
         }
         Ok(envelopes)
     }
-}
-
-/// Puts `header` before each piece of a body.
-fn seal(mut header: Header, pieces: Vec<Vec<u8>>) -> Result<Vec<Envelope>, EnvelopeError> {
-    header.parts = u32::try_from(pieces.len()).map_err(|_| EnvelopeError::TooLarge)?;
-    let numbered = (0..header.parts).zip(pieces);
-    let sealed = numbered.map(|(part, mut data)| {
-        header.part = part;
-        header.seal(&mut data)?;
-        Ok(Envelope { header, data })
-    });
-    sealed.collect()
 }
 
 /// The relation of an Insert, Update or Delete; checks the first tuple's tag, not the tuples.

@@ -10,7 +10,7 @@ pub(super) struct Body {
     full: Vec<Vec<u8>>,
     last: Vec<u8>,
     max_piece_bytes: usize,
-    body_bytes: usize,
+    length_bytes: usize,
 }
 
 /// Bytes of a message behind its length.
@@ -25,17 +25,17 @@ impl Body {
             full: Vec::new(),
             last: vec![0; HEADER_BYTES],
             max_piece_bytes,
-            body_bytes: 0,
+            length_bytes: 0,
         }
     }
 
     /// Bytes of body, headers not counted.
     pub(super) const fn len(&self) -> usize {
-        self.body_bytes
+        self.length_bytes
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.body_bytes == 0
+        self.length_bytes == 0
     }
 
     /// Appends a message behind its length.
@@ -43,7 +43,7 @@ impl Body {
     pub(super) fn push(&mut self, message: &[u8]) -> Result<(), Reason> {
         let length = u32::try_from(message.len()).map_err(|_| Reason::TooLong(message.len()))?;
         let framed_bytes = framed_bytes(message);
-        self.body_bytes += framed_bytes;
+        self.length_bytes += framed_bytes;
         if self.last.len() + framed_bytes <= self.max_piece_bytes {
             self.last.extend_from_slice(&length.to_be_bytes());
             self.last.extend_from_slice(message);
@@ -78,7 +78,7 @@ impl Body {
         next.resize(HEADER_BYTES, 0);
         let mut pieces = std::mem::take(&mut self.full);
         pieces.push(std::mem::replace(&mut self.last, next));
-        self.body_bytes = 0;
+        self.length_bytes = 0;
         pieces
     }
 }

@@ -1,34 +1,38 @@
 //! The header of an envelope, byte by byte. All numbers are big-endian and unsigned unless said.
 //!
-//! | offset | bytes | field | changes | watermark | copy |
-//! |---|---|---|---|---|---|
-//! | 0 | 4 | magic `pgfl` | × | × | × |
-//! | 4 | 1 | format, 1 | × | × | × |
-//! | 5 | 1 | kind: 1 changes, 2 watermark, 3 copy | × | × | × |
-//! | 6 | 2 | flags: 1 transaction_open, 2 final | 1 | | 2 |
-//! | 8 | 4 | body_bytes | × | 0 | × |
-//! | 12 | 4 | CRC-32C of the header with these 4 bytes zero, then the body | × | × | × |
-//! | 16 | 16 | incarnation | × | × | × |
-//! | 32 | 8 | prev_commit_lsn: where the previous envelope ended | × | × | |
-//! | 40 | 8 | prev_ordinal | × | × | |
-//! | 48 | 8 | commit_lsn: where this one ends | × | × | |
-//! | 56 | 8 | ordinal | × | × | |
-//! | 64 | 8 | end_lsn of the last whole commit up to the end | × | × | |
-//! | 72 | 8 | commit_time_us of the last commit in the body, signed, µs since 2000-01-01 | × | | |
-//! | 80 | 8 | changes in the body | × | | |
-//! | 88 | 4 | part: which piece of the body this is | × | 0 | 0 |
-//! | 92 | 4 | parts: pieces of the body | × | 1 | 1 |
-//! | 96 | 4 | relation_oid | | | × |
-//! | 100 | 4 | range_no | | | × |
-//! | 104 | 4 | attempt | | | × |
-//! | 108 | 4 | part_no | | | × |
-//! | 112 | 8 | snapshot_lsn | | | × |
-//! | 120 | 8 | rows | | | × |
-//! | 128 | 8 | total_rows (final part only) | | | × |
+//! ```text
+//! offset bytes field                                          changes  watermark  copy
+//!      0     4 magic "pgfl"                                      x         x       x
+//!      4     1 format, 1                                         x         x       x
+//!      5     1 kind: 1 changes, 2 watermark, 3 copy              x         x       x
+//!      6     2 flags: 1 transaction_open, 2 final                1                 2
+//!      8     4 body_bytes                                        x         0       x
+//!     12     4 CRC-32C of the header with these bytes zero,
+//!              then the body                                     x         x       x
+//!     16    16 incarnation                                       x         x       x
+//!     32     8 prev_commit_lsn: where the previous one ended     x         x
+//!     40     8 prev_ordinal                                      x         x
+//!     48     8 commit_lsn: where this one ends                   x         x
+//!     56     8 ordinal                                           x         0
+//!     64     8 end_lsn of the last whole commit up to there      x         x
+//!     72     8 commit_time_us of the last commit in the body,
+//!              signed, since 2000-01-01                          x
+//!     80     8 changes in the body, all parts together           x
+//!     88     4 part: which piece of the body this is             x         0       0
+//!     92     4 parts: pieces of the body                         x         1       1
+//!     96     4 relation_oid                                                        x
+//!    100     4 range_no                                                            x
+//!    104     4 attempt                                                             x
+//!    108     4 part_no                                                             x
+//!    112     8 snapshot_lsn                                                        x
+//!    120     8 rows                                                                x
+//!    128     8 total_rows (final part only)                                        x
+//! ```
 //!
 //! What a kind does not use is 0. A body that is too large for one envelope comes in `parts` pieces which
 //! concatenate; they share every field but `part`, `body_bytes` and the checksum.
 
+use super::fields::{Header, Kind};
 use crate::error::{EnvelopeError, Reason};
 use crate::lsn::{Lsn, Position};
 use crate::pgoutput::cursor::Cursor;
@@ -41,99 +45,7 @@ const CHECKSUM_OFFSET: usize = 12;
 const FLAG_TRANSACTION_OPEN: u16 = 1;
 const FLAG_FINAL: u16 = 2;
 
-/// What an envelope holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// Changes in commit order.
-    Changes = 1,
-    /// Nothing: the source had nothing for us up to `end_lsn`.
-    Watermark = 2,
-    /// COPY rows of one attempt at one range.
-    Copy = 3,
-}
-
-impl Kind {
-    const fn from_byte(byte: u8) -> Result<Self, EnvelopeError> {
-        match byte {
-            1 => Ok(Self::Changes),
-            2 => Ok(Self::Watermark),
-            3 => Ok(Self::Copy),
-            other => Err(EnvelopeError::UnknownKind(other)),
-        }
-    }
-}
-
-/// What only copy envelopes tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CopyFields {
-    /// The table at the source.
-    pub relation_oid: u32,
-    /// Number of the range in its table.
-    pub range_no: u32,
-    /// Number of the attempt at the range.
-    pub attempt: u32,
-    /// Number of this envelope in its attempt, from 0.
-    pub part_no: u32,
-    /// Consistent point of the snapshot.
-    pub snapshot_lsn: Lsn,
-    /// Rows counted in this envelope.
-    pub rows: u64,
-    /// Rows of the attempt, on its final part.
-    pub total_rows: u64,
-    /// Whether this is the last envelope of the attempt.
-    pub is_final: bool,
-}
-
-/// A header. `body_bytes` is set by [`Header::seal`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// What the envelope holds.
-    pub kind: Kind,
-    /// The group's UUID.
-    pub incarnation: [u8; 16],
-    /// Where the previous envelope of the chain ended.
-    pub prev: Position,
-    /// Where this one ends.
-    pub position: Position,
-    /// End of the last whole commit up to there.
-    pub end_lsn: Lsn,
-    /// Whether it ends inside a transaction.
-    pub transaction_open: bool,
-    /// Time of the last commit in the body, µs since 2000-01-01; 0 for none.
-    pub commit_time_us: i64,
-    /// Ordinals in the body, all parts together.
-    pub changes: u64,
-    /// Which piece of the body this is.
-    pub part: u32,
-    /// Pieces of the body.
-    pub parts: u32,
-    /// Zero unless the kind is copy.
-    pub copy: CopyFields,
-    /// Length of the body behind this header.
-    pub body_bytes: u32,
-}
-
 impl Header {
-    /// A header of that kind with everything else zero: the base to build others on.
-    #[must_use]
-    pub fn new(kind: Kind, incarnation: [u8; 16]) -> Self {
-        Self {
-            kind,
-            incarnation,
-            prev: Position::default(),
-            position: Position::default(),
-            end_lsn: Lsn::default(),
-            transaction_open: false,
-            commit_time_us: 0,
-            changes: 0,
-            part: 0,
-            parts: 1,
-            copy: CopyFields::default(),
-            body_bytes: 0,
-        }
-    }
-
     /// Writes this header over the first [`HEADER_BYTES`] of `envelope`, whose rest is the body, with
     /// length and checksum. One pass over the body.
     pub fn seal(&mut self, envelope: &mut [u8]) -> Result<(), EnvelopeError> {
@@ -248,43 +160,6 @@ impl Header {
         cursor.finish()?;
         Ok(Ok((header, checksum)))
     }
-
-    /// What must hold between the fields, whoever wrote them.
-    fn check(&self) -> Result<(), EnvelopeError> {
-        let is_copy = self.kind == Kind::Copy;
-        let blank = Self::new(self.kind, self.incarnation);
-        let chain_is_blank =
-            (self.prev, self.position, self.end_lsn) == (blank.prev, blank.position, blank.end_lsn);
-        let rules = [
-            (is_copy || self.prev <= self.position, "position"),
-            (!is_copy || chain_is_blank, "position of a copy"),
-            (is_copy || self.copy == blank.copy, "copy fields"),
-            (self.part < self.parts, "part"),
-            (self.kind == Kind::Changes || self.parts == 1, "parts"),
-            (
-                self.kind == Kind::Changes || (self.changes, self.commit_time_us) == (0, 0),
-                "changes",
-            ),
-            (
-                self.kind != Kind::Watermark || self.body_bytes == 0,
-                "body of a watermark",
-            ),
-            (
-                self.kind != Kind::Watermark || self.position == Position::new(self.end_lsn, 0),
-                "watermark",
-            ),
-            (
-                self.copy.is_final || self.copy.total_rows == 0,
-                "total_rows",
-            ),
-            (
-                !self.copy.is_final || self.copy.rows <= self.copy.total_rows,
-                "total_rows",
-            ),
-        ];
-        let broken = rules.iter().find(|(holds, _)| !holds);
-        broken.map_or(Ok(()), |(_, what)| Err(EnvelopeError::Contradiction(what)))
-    }
 }
 
 fn checksum_of(head: &[u8], body: &[u8]) -> u32 {
@@ -308,6 +183,7 @@ pub fn body_of(envelope: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fields::CopyFields;
     use super::*;
 
     fn sealed(mut header: Header, body: &[u8]) -> (Header, Vec<u8>) {
@@ -324,7 +200,7 @@ mod tests {
             end_lsn: Lsn(5),
             transaction_open: true,
             commit_time_us: -6,
-            changes: 7,
+            changes: 1,
             part: 8,
             parts: 9,
             ..Header::new(Kind::Changes, *b"0123456789abcdef")

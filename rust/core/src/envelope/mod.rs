@@ -9,10 +9,17 @@
 
 pub mod assemble;
 mod body;
+mod chain;
+mod fields;
 pub mod header;
+mod order;
 pub mod read;
 mod schema;
+mod sizes;
 
-pub use assemble::{Assembler, Envelope, Sizes};
-pub use header::{CopyFields, HEADER_BYTES, Header, Kind};
+pub use assemble::{Assembler, Counters};
+pub use chain::Envelope;
+pub use fields::{CopyFields, Header, Kind};
+pub use header::{HEADER_BYTES, body_of};
 pub use read::{Messages, Placed, Reader};
+pub use sizes::Sizes;

@@ -3,7 +3,7 @@
 //! Upstream: the broker (parts of a body joined). Downstream: replay, inspection, tests.
 //! Invariant: the positions told here are those that the assembler counted.
 
-use super::header::Header;
+use super::fields::Header;
 use crate::error::{CoreError, DecodeError, EnvelopeError, MessageKind, Reason};
 use crate::lsn::{Lsn, Position};
 use crate::pgoutput::{Frames, Message};

@@ -1,5 +1,10 @@
-//! Insert: u32 relation_oid, `N` tuple. Update: u32 relation_oid, (`K`|`O` tuple)?, `N` tuple.
-//! Delete: u32 relation_oid, `K`|`O` tuple.
+//! Changes of one row.
+//!
+//! ```text
+//! Insert: u32 relation_oid, 'N' tuple
+//! Update: u32 relation_oid, optional 'K' or 'O' tuple, 'N' tuple
+//! Delete: u32 relation_oid, 'K' or 'O' tuple
+//! ```
 
 use super::cursor::Cursor;
 use super::tuple::Tuple;
@@ -50,7 +55,7 @@ pub struct Insert<'a> {
 pub struct Update<'a> {
     /// Which table.
     pub relation_oid: u32,
-    /// The row before, if the key changed, is TOASTed, or the identity is the whole row.
+    /// The row before, if the key changed or is kept out of line (TOAST), or the identity is the whole row.
     pub old: Option<(OldKind, Tuple<'a>)>,
     /// The row after.
     pub new: Tuple<'a>,

@@ -1,8 +1,11 @@
 //! The payloads of CopyData messages in a replication stream, and blocks of them.
 //!
-//! `w` XLogData: u64 data_start_lsn, u64 wal_end_lsn, i64 send_time_us, message.
-//! `k` keepalive: u64 wal_end_lsn, i64 send_time_us, u8 reply_requested.
-//! A block, as the pump drains it: `([u32 length][payload])*`. Upstream: pump. Downstream: assemble.
+//! ```text
+//! XLogData:  'w', u64 data_start_lsn, u64 wal_end_lsn, i64 send_time_us, message
+//! Keepalive: 'k', u64 wal_end_lsn, i64 send_time_us, u8 reply_requested
+//! Block:     (u32 length, payload)*, as the pump drains it
+//! ```
+//! Upstream: the pump. Downstream: the assembler.
 
 use super::cursor::Cursor;
 use crate::error::{DecodeError, MessageKind, Reason};

@@ -1,6 +1,10 @@
-//! Relation: u32 oid, schema, name, u8 replica_identity, i16 column_count, then per column u8 flags
-//! (1 = key), name, u32 type_oid, i32 typmod. Type: u32 oid, schema, name.
+//! What tables and types look like.
 //!
+//! ```text
+//! Relation: u32 oid, schema, name, u8 replica_identity, i16 column_count,
+//!           then per column: u8 flags (1 = key), name, u32 type_oid, i32 typmod
+//! Type:     u32 oid, schema, name
+//! ```
 //! An empty schema means `pg_catalog`. A Relation describes the table as it was at that point of the
 //! WAL and comes again after any invalidation, changed or not.
 

@@ -1,6 +1,10 @@
-//! Begin: u64 final_lsn, i64 commit_time_us, u32 xid. Commit: u8 flags (0), u64 commit_lsn, u64 end_lsn,
-//! i64 commit_time_us. Origin: u64 origin_lsn, name; directly behind the Begin.
+//! Where transactions start, end and come from.
 //!
+//! ```text
+//! Begin:  u64 final_lsn, i64 commit_time_us, u32 xid
+//! Commit: u8 flags (0), u64 commit_lsn, u64 end_lsn, i64 commit_time_us
+//! Origin: u64 origin_lsn, name; directly behind the Begin
+//! ```
 //! `final_lsn` equals the Commit's `commit_lsn`; what may be confirmed at the source is `end_lsn`.
 
 use super::cursor::Cursor;

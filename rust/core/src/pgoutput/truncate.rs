@@ -1,4 +1,8 @@
-//! Truncate: i32 relation_count, u8 options (1 = CASCADE, 2 = RESTART IDENTITY), u32 oid × count.
+//! Tables emptied together.
+//!
+//! ```text
+//! Truncate: i32 relation_count, u8 options (1 = CASCADE, 2 = RESTART IDENTITY), u32 oid × count
+//! ```
 
 use super::cursor::Cursor;
 use crate::error::Reason;
@@ -37,6 +41,7 @@ impl<'a> Truncate<'a> {
     }
 
     /// The tables, in the server's order.
+    #[must_use]
     pub fn relation_oids(&self) -> impl ExactSizeIterator<Item = u32> + use<'a> {
         let (oids, _) = self.oids.as_chunks::<4>();
         oids.iter().map(|oid| u32::from_be_bytes(*oid))

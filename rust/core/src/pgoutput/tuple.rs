@@ -1,5 +1,10 @@
-//! Tuple: i16 cell_count, then per cell `n` null, `u` unchanged TOAST, `t` i32 length and text, `b` i32
-//! length and binary. Which of `t` and `b` is decided per cell, not per tuple.
+//! Rows.
+//!
+//! ```text
+//! Tuple: i16 cell_count, then per cell one of
+//!        'n' (null), 'u' (unchanged TOAST), 't' i32 length, text; 'b' i32 length, binary
+//! ```
+//! Which of text and binary it is is decided per cell, not per tuple.
 //!
 //! In a key tuple the columns outside of the key are `n`, which then does not mean SQL NULL.
 
@@ -18,7 +23,7 @@ pub struct Tuple<'a> {
 pub enum Cell<'a> {
     /// SQL NULL; in a key tuple also: not part of the key.
     Null,
-    /// A TOASTed value that the change did not touch: not sent.
+    /// A value kept out of line (TOAST) that the change did not touch: not sent.
     Unchanged,
     /// Output of the type's output function, in UTF-8, without a NUL.
     Text(&'a [u8]),
