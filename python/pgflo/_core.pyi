@@ -107,6 +107,12 @@ class Header:
     def prev_ordinal(self) -> int:
         """Ordinal of the position where the previous envelope of the chain ended."""
     @property
+    def prev_end_lsn(self) -> int:
+        """For a body in parts: the `end_lsn` of an `Assembler` that starts again before it.
+
+        Needed when the stream ends in the middle of the parts: continue at the previous position.
+        """
+    @property
     def commit_lsn(self) -> int:
         """Commit LSN of the position where this envelope ends."""
     @property
@@ -162,7 +168,7 @@ def read_header(envelope: Buffer, *, verify: bool = True) -> Header:
     """Read and check the header of one whole envelope.
 
     Checked are magic, version, kind, flags, lengths and the order of the positions. `verify`
-    compares the CRC-32C of header and body as well: about 0.1 ms per MiB. Raises `EnvelopeError`.
+    compares the CRC-32C of header and body as well: about 0.2 ms per MiB. Raises `EnvelopeError`.
     """
 
 @final
@@ -228,7 +234,8 @@ class Assembler:
         A block is `([u32 BE length][CopyData payload])*` with whole 'w' and 'k' frames.
         Raises `DecodeError` for malformed frames and for a stream that contradicts itself or the
         start position (a change outside a transaction, commits out of order, a transaction with
-        another number of changes than before). Cost: about 0.15 s per million small changes.
+        another number of changes than before). Cost per
+        million small changes: 0.04 s in large transactions, 0.15 s when each has its own.
         """
     def flush(self) -> list[Envelope]:
         """Finish what is pending now, if it ends at a commit; otherwise give an empty list."""

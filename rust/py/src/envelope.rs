@@ -39,6 +39,11 @@ impl Header {
     }
 
     #[getter]
+    fn prev_end_lsn(&self) -> u64 {
+        self.0.prev_end_lsn().0
+    }
+
+    #[getter]
     const fn commit_lsn(&self) -> u64 {
         self.0.position.commit_lsn.0
     }
