@@ -61,7 +61,7 @@ JETSTREAM_OFF = (10039, 10076)
 """JetStream is not enabled on the server, or for this account."""
 
 API_TIMEOUT_S = 5.0
-CLOSE_TIMEOUT_S = 3.0
+CLOSE_TIMEOUT_S = 1.0
 RETRY_PAUSE_S = 0.1
 
 
