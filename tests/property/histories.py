@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hypothesis import strategies as st
+from tests.oracle.copydata import Keepalive, decode_frame
 from tests.oracle.encode import encode, keepalive, wal_data
 from tests.oracle.messages import (
     Begin,
@@ -28,6 +29,7 @@ from tests.oracle.messages import (
     Type,
     Update,
 )
+from tests.oracle.pgoutput import decode
 from tests.oracle.wire import lengths_prefixed
 from tests.property.messages import CELLS, IDENTITIES, NAMES
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from tests.oracle.messages import Cell, Row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class History:
     """A stream: its CopyData payloads, and the places where one may start to read."""
 
@@ -44,6 +46,12 @@ class History:
     payloads: tuple[bytes, ...]
     commits: tuple[Commit, ...]
     counts: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        """Show LSNs and kinds; the seed gives the rest."""
+        kinds = "".join(chr(payload[25]) if len(payload) > 25 else "k" for payload in self.payloads)
+        ends = [(commit.commit_lsn, commit.end_lsn) for commit in self.commits]
+        return f"History(start_lsn={self.start_lsn}, {kinds!r}, commits={ends})"
 
     def starts(self) -> list[tuple[Position, int]]:
         """All (position, end_lsn) at which a former reader may have stopped."""
@@ -57,6 +65,27 @@ class History:
                 places.append(((commit.commit_lsn, count), end_lsn))
             places.append(((end_lsn, 0), end_lsn))  # a watermark
         return places
+
+    def sent_from(self, end_lsn: int) -> tuple[bytes, ...]:
+        """Return what a server sends to one who starts there: no transaction that commits below.
+
+        Descriptions stay: a server gives them anew in every session.
+        """
+        kept: list[bytes] = []
+        passed = False
+        for payload in self.payloads:
+            frame = decode_frame(payload)
+            if isinstance(frame, Keepalive):
+                kept.append(payload)
+                continue
+            message = decode(frame.message)
+            if isinstance(message, Begin):
+                passed = message.final_lsn < end_lsn
+            if not passed or isinstance(message, Relation | Type):
+                kept.append(payload)
+            if isinstance(message, Commit):
+                passed = False
+        return tuple(kept)
 
 
 @st.composite

@@ -9,6 +9,7 @@ from tests.fix_property import within_budget
 from tests.oracle.changes import read_frames
 from tests.oracle.copydata import Keepalive, decode_frame
 from tests.oracle.envelope import parse, read_envelopes
+from tests.oracle.wire import lengths_prefixed
 from tests.property.histories import History, blocks, histories
 
 from pgflo import _core
@@ -107,7 +108,8 @@ def test_a_new_assembler_goes_on_where_any_envelope_of_a_former_one_ended(
         restart = ((last.commit_lsn, last.ordinal), last.end_lsn)
     else:
         restart = start
-    _, rest = assemble(restart, arriving, limits, [False])
+    resent = [lengths_prefixed(list(history.sent_from(restart[1])))]
+    _, rest = assemble(restart, resent, limits, [False])
     found = read_envelopes([envelope.data for envelope in [*kept, *rest]], *start)
     assert found.changes == read_frames(map(decode_frame, history.payloads), *start).changes
 

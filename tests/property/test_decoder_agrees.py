@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
@@ -67,3 +68,23 @@ def test_both_decoders_agree_on_damaged_messages_of_a_real_server(body: bytes) -
 @within_budget(body=st.binary(max_size=200).map(lambda tail: lengths_prefixed([tail])))
 def test_both_decoders_agree_on_noise(body: bytes) -> None:
     assert core_says(body) == oracle_says(body)
+
+
+def test_a_lie_about_a_length_or_a_count_is_refused_without_memory_for_it() -> None:
+    most = b"\x7f\xff\xff\xff"
+    lies = [
+        b"T" + most + b"\0",
+        b"T" + b"\x20\0\0\0\0" + b"\0\0\0\1",
+        b"I\0\0\0\1N" + b"\x7f\xff",
+        b"I\0\0\0\1N\0\1t" + most,
+        b"I\0\0\0\1N\0\1b" + most + b"abc",
+        b"R\0\0\0\1s\0t\0d" + b"\x7f\xff",
+        b"M\0" + bytes(8) + b"p\0" + most,
+    ]
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(100):
+        for lie in lies:
+            assert oracle_says(lengths_prefixed([lie])) is None
+            assert core_says(lengths_prefixed([lie])) is None
+            assert core_says(b"\xff\xff\xff\xff" + lie) is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 16 * 1024
