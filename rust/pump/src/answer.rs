@@ -2,7 +2,7 @@
 //!
 //! Invariant: the server's message and detail are never read, since they may quote row values.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_int};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -51,7 +51,9 @@ impl Answer {
     pub(crate) fn rows(&self) -> Option<u64> {
         // SAFETY: the result is live until `drop`.
         let count = unsafe { (self.libpq.cmd_tuples)(self.result.as_ptr()) };
-        self.text(count)?.parse().ok()
+        // SAFETY: libpq gives null or a NUL-terminated string that lives as long as the result.
+        let count = NonNull::new(count).map(|count| unsafe { CStr::from_ptr(count.as_ptr()) })?;
+        count.to_str().ok()?.parse().ok()
     }
 
     /// SQLSTATE of an error; none if it is libpq's own (the connection broke).
@@ -68,14 +70,10 @@ impl Answer {
         // SAFETY: the result is live until `drop`.
         let field =
             unsafe { (self.libpq.result_error_field)(self.result.as_ptr(), c_int::from(code)) };
-        self.text(field).map(str::to_owned)
-    }
-
-    /// A string inside this result. Server names are UTF-8 here: the session's encoding is pinned.
-    fn text(&self, address: *const c_char) -> Option<&str> {
-        let address = NonNull::new(address.cast_mut())?;
-        // SAFETY: libpq gave a NUL-terminated string inside the result, which lives as long as `self`.
-        unsafe { CStr::from_ptr(address.as_ptr()) }.to_str().ok()
+        // SAFETY: libpq gives null or a NUL-terminated string that lives as long as the result.
+        let field = NonNull::new(field).map(|field| unsafe { CStr::from_ptr(field.as_ptr()) })?;
+        // Server names are UTF-8 here: the session's encoding is pinned.
+        field.to_str().ok().map(str::to_owned)
     }
 }
 

@@ -36,11 +36,23 @@ pub struct Pipeline<'c> {
     counted_rows: Option<u64>,
     turn_statements: usize,
     turn_bytes: usize,
+    /// The "no more results" of the last answered statement has not been read yet.
+    inside_results: bool,
     /// Statements were queued since the last sync.
     unsynced: bool,
-    entered: bool,
+    mode: Mode,
     was_nonblocking: bool,
-    lost: bool,
+}
+
+/// What the connection is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// As psycopg left it, or as it gets it back.
+    Ordinary,
+    /// Pipeline mode, by the first statement.
+    Pipelined,
+    /// Broken: nothing more can be expected of it.
+    Lost,
 }
 
 /// A statement without an answer.
@@ -63,10 +75,10 @@ impl<'c> Pipeline<'c> {
             counted_rows: None,
             turn_statements: 0,
             turn_bytes: 0,
+            inside_results: false,
             unsynced: false,
-            entered: false,
+            mode: Mode::Ordinary,
             was_nonblocking,
-            lost: false,
         }
     }
 
@@ -86,7 +98,7 @@ impl<'c> Pipeline<'c> {
         let place = self.in_flight.front().map(|awaited| awaited.place);
         self.in_flight.clear();
         self.syncs = 0;
-        self.lost = true;
+        self.mode = Mode::Lost;
         match place {
             Some(place) => self.record(place, Cause::Lost),
             None if self.refusal.is_none() => self.record(Place::default(), Cause::Lost),
@@ -99,11 +111,13 @@ impl<'c> Pipeline<'c> {
     }
 
     fn enter(&mut self) -> bool {
-        if !self.entered {
-            self.entered =
-                self.connection.set_nonblocking(true) && self.connection.enter_pipeline_mode();
+        if self.mode == Mode::Ordinary
+            && self.connection.set_nonblocking(true)
+            && self.connection.enter_pipeline_mode()
+        {
+            self.mode = Mode::Pipelined;
         }
-        self.entered
+        self.mode == Mode::Pipelined
     }
 
     /// Queues one statement.
@@ -148,7 +162,7 @@ impl<'c> Pipeline<'c> {
 
     /// Ends what was queued with a sync and waits until all of it is answered.
     fn sync(&mut self) {
-        if !self.unsynced || self.lost {
+        if !self.unsynced || self.mode != Mode::Pipelined {
             return;
         }
         if !self.connection.pipeline_sync() {
@@ -162,15 +176,15 @@ impl<'c> Pipeline<'c> {
     /// Leaves pipeline mode and gives libpq its waiting habit back. Called on every way out.
     fn leave(&mut self) {
         self.sync();
-        if !self.entered {
+        if self.mode == Mode::Ordinary {
             return;
         }
-        self.entered = false;
         let left = self.connection.exit_pipeline_mode();
         let restored = self.connection.set_nonblocking(self.was_nonblocking);
-        if !(left && restored) && !self.lost {
+        if self.mode == Mode::Pipelined && !(left && restored) {
             self.lose();
         }
+        self.mode = Mode::Ordinary;
     }
 
     /// Writes, asks for answers, and reads until `enough` is content with what is left unanswered and
@@ -204,17 +218,16 @@ impl<'c> Pipeline<'c> {
 
     /// Takes the answers that have arrived.
     fn read(&mut self) {
-        let mut ended = true;
         while (!self.in_flight.is_empty() || self.syncs > 0) && !self.connection.is_busy() {
             match self.connection.get_result() {
                 Some(answer) => {
-                    ended = false;
+                    self.inside_results = answer.status() != Status::Sync;
                     self.take(&answer);
                 }
-                // One "no more results" follows each statement; a second one in a row means that libpq
-                // expects nothing more although we do.
-                None if ended => return self.lose(),
-                None => ended = true,
+                // One "no more results" follows each statement, and none a sync; one too many means that
+                // libpq expects nothing more although we do.
+                None if self.inside_results => self.inside_results = false,
+                None => return self.lose(),
             }
         }
     }
