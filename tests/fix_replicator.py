@@ -1,0 +1,337 @@
+"""Fixture `replicator`: the replicator of one group, in this process or in one that can be killed.
+
+Neighbours: `fix_postgres` (the source), `fix_nats` (the broker). `read_back` reads what is stored with
+nothing but the core's slow readers. Invariant: whatever a test started has ended when it ends, and a
+group's chain is checked envelope by envelope whenever it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import SecretStr
+
+from pgflo import _core
+from pgflo.broker.connection import connect
+from pgflo.broker.consumer import Consumer
+from pgflo.broker.names import Names
+from pgflo.broker.record import Record
+from pgflo.broker.topology import stream_state
+from pgflo.config.settings import NatsSettings, ReplicateSettings, RetrySettings, SourceSettings
+from pgflo.replicator import run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tests.fix_postgres import Database
+
+    from pgflo.broker.records import GroupRecord, TableRecord
+    from pgflo.replicator import CopyProgress
+
+LIMIT_S = 60.0
+LOOK_S = 0.02
+
+RUN = """
+import asyncio, signal, sys
+from pgflo import logs
+from pgflo.config.settings import ReplicateSettings, SourceSettings
+from pgflo.replicator import run
+from pydantic import SecretStr
+
+logs.configure("json", "info")
+settings = ReplicateSettings.model_validate_json(sys.argv[1])
+source = settings.source.model_copy(update={"conninfo": SecretStr(sys.argv[2])})
+settings = settings.model_copy(update={"source": source})
+
+async def main():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await run(settings, stop)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@dataclass
+class StoredGroup:
+    """Everything that a group has in the broker, decoded."""
+
+    record: GroupRecord
+    tables: dict[int, TableRecord]
+    headers: list[_core.Header] = field(default_factory=list)
+    """Of the change stream, in order; a part that was published again is there twice."""
+    changes: list[tuple[tuple[int, int], tuple[Any, ...]]] = field(default_factory=list)
+    """Position and message of every change, each once, or the chain is broken."""
+    copied: dict[str, list[list[bytes | None]]] = field(default_factory=dict)
+    """Rows of the copy by table, from the attempts that are complete."""
+
+    def inserted(self, column: int = 0) -> list[int]:
+        """Give the integers in one column of all inserted rows, in commit order."""
+        return [int(message[2][column][1]) for _, message in self.changes if message[0] == "I"]
+
+    def copied_integers(self, table: str, column: int = 0) -> list[int]:
+        """Give the integers in one column of all copied rows of a table, sorted."""
+        return sorted(int(row[column] or b"0") for row in self.copied.get(table, []))
+
+
+class Replicator:
+    """One group's replicator. In-process runs end with the test."""
+
+    def __init__(self, source: Database, nats_url: str, state_dir: Path, group: str) -> None:
+        self.source = source
+        self.nats_url = nats_url
+        self.group = group
+        self.names_at_source = Names(group, _NO_INCARNATION)
+        self._state_dir = state_dir
+        self._running: list[tuple[asyncio.Task[None], asyncio.Event]] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def settings(self, **options: Any) -> ReplicateSettings:  # noqa: ANN401 - fields of the settings
+        """Give settings: those of SourceSettings and NatsSettings by their own names."""
+        source = {
+            name: options.pop(name) for name in SourceSettings.model_fields if name in options
+        }
+        source.setdefault("conninfo", SecretStr(self.source.dsn))
+        nats = {name: options.pop(name) for name in NatsSettings.model_fields if name in options}
+        options.setdefault("retry", RetrySettings(initial_wait_s=0.1, max_wait_s=0.5))
+        return ReplicateSettings(
+            group=self.group,
+            source=SourceSettings(**source),
+            nats=NatsSettings(**{"url": self.nats_url, **nats}),
+            state_dir=self._state_dir,
+            **options,
+        )
+
+    async def run(
+        self,
+        watcher: Callable[[CopyProgress], None] | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        """Run to its own end."""
+        await run(self.settings(**options), asyncio.Event(), watcher)
+
+    def start(self, **options: Any) -> Running:  # noqa: ANN401
+        """Start in this process."""
+        stop = asyncio.Event()
+        task = asyncio.ensure_future(run(self.settings(**options), stop))
+        self._running.append((task, stop))
+        return Running(task, stop)
+
+    def spawn(self, **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
+        """Start as a process, to be killed."""
+        settings = self.settings(**options)
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, settings.model_dump_json(), self.source.dsn],
+            stdout=subprocess.DEVNULL,
+        )
+        self._processes.append(process)
+        return process
+
+    async def end(self) -> None:
+        """End whatever still runs."""
+        for task, stop in self._running:
+            stop.set()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    async def read_back(self) -> StoredGroup:
+        """Read everything that the group has in the broker, checking the chain."""
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            record = await Record.open(broker, self.group, create=False)
+            assert record is not None
+            found = await record.group()
+            assert found is not None
+            tables = await record.tables()
+            group = StoredGroup(found[0], {oid: tables[oid] for oid in found[0].tables})
+            names = Names(self.group, _uuid(found[0].incarnation))
+            for data in await _all_messages(broker, names.changes_stream):
+                _add_changes(group, data)
+            if group.record.mode != "stream":
+                _add_copied(group, await _all_messages(broker, names.copy_stream))
+            return group
+        finally:
+            await broker.close()
+
+    async def record(self) -> GroupRecord | None:
+        """Read the group's record."""
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            record = await Record.open(broker, self.group, create=False)
+            found = await record.group() if record else None
+            return found[0] if found else None
+        finally:
+            await broker.close()
+
+    async def until_published(self, lsn: int) -> None:
+        """Return when the change stream's last envelope ends at or behind `lsn`."""
+
+        async def ends_behind() -> bool:
+            group = await self.read_back()
+            return bool(group.headers) and group.headers[-1].end_lsn >= lsn
+
+        await until(ends_behind, f"published up to {_core.lsn_format(lsn)}")
+
+    def slot_lsn(self) -> int | None:
+        """Where the slot is confirmed; None without a slot."""
+        rows = self.source.rows(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
+            [self.names_at_source.slot],
+        )
+        return _core.lsn_parse(rows[0][0]) if rows else None
+
+    def wal_lsn(self) -> int:
+        """Where the source's WAL ends."""
+        return _core.lsn_parse(self.source.value("SELECT pg_current_wal_lsn()::text"))
+
+    def objects_at_source(self) -> list[str]:
+        """Slots and publications with this group's name."""
+        return [
+            name
+            for (name,) in self.source.rows(
+                "SELECT slot_name::text FROM pg_replication_slots WHERE slot_name LIKE %s"
+                " UNION ALL SELECT pubname::text FROM pg_publication WHERE pubname LIKE %s",
+                [f"pgflo%{self.group}", f"pgflo%{self.group}"],
+            )
+        ]
+
+
+@dataclass
+class Running:
+    """A replicator in this process."""
+
+    task: asyncio.Task[None]
+    stop_event: asyncio.Event
+
+    async def stop(self) -> None:
+        """Ask it to stop and wait for its end; raises what it raised."""
+        self.stop_event.set()
+        await asyncio.wait_for(self.task, LIMIT_S)
+
+
+async def until(question: Callable[[], Any], what: str, *, limit_s: float = LIMIT_S) -> None:
+    """Return when the answer (or what it awaits) is true; fail naming `what` after `limit_s`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    while True:
+        answer = question()
+        if asyncio.iscoroutine(answer):
+            answer = await answer
+        if answer:
+            return
+        if loop.time() > deadline:
+            pytest.fail(f"not within {limit_s:.0f} s: {what}")
+        await asyncio.sleep(LOOK_S)
+
+
+def _uuid(text: str) -> Any:  # noqa: ANN401
+    import uuid
+
+    return uuid.UUID(text)
+
+
+_NO_INCARNATION = _uuid("00000000-0000-0000-0000-000000000000")
+
+
+async def _all_messages(broker: Any, stream: str) -> list[bytes]:  # noqa: ANN401
+    state = await stream_state(broker, stream)
+    if not state.messages:
+        return []
+    consumer = await Consumer.open(broker, stream, None, state.first_seq)
+    try:
+        read: list[bytes] = []
+        seq = 0
+        while seq < state.last_seq:
+            message = await consumer.next(LIMIT_S)
+            assert message is not None, f"{stream} ends early"
+            seq = message.seq
+            read.append(message.data)
+        return read
+    finally:
+        await consumer.close()
+
+
+def _add_changes(group: StoredGroup, data: bytes) -> None:
+    header = _core.read_header(data)
+    whole = [h for h in group.headers if h.part + 1 == h.parts]
+    if whole:
+        end = (whole[-1].commit_lsn, whole[-1].ordinal)
+    else:
+        end = (group.record.start_lsn, 0)
+    prev = (header.prev_commit_lsn, header.prev_ordinal)
+    assert prev == end, (
+        f"the chain breaks: an envelope begins at {prev}, the last one ended at {end}"
+    )
+    assert header.incarnation.hex() == group.record.incarnation.replace("-", "")
+    body = data[_core.HEADER_BYTES :]
+    group.headers.append(header)
+    if header.parts > 1:
+        parts = _PARTS.setdefault(id(group), [])
+        if header.part == 0:
+            parts.clear()
+        assert len(parts) == header.part, "a part is missing"
+        parts.append(body)
+        if header.part + 1 < header.parts:
+            return
+        body = b"".join(parts)
+    commit_lsn, ordinal = prev
+    for message in _core.decode_messages(body):
+        if message[0] == "B":
+            ordinal = ordinal if message[1] == commit_lsn else 0
+            commit_lsn = message[1]
+        elif message[0] in "IUDT" or (message[0] == "M" and message[1]):
+            ordinal += 1
+            group.changes.append(((commit_lsn, ordinal), message))
+    if header.kind == _core.KIND_CHANGES and header.changes:
+        assert (header.commit_lsn, header.ordinal) == (commit_lsn, ordinal)
+
+
+_PARTS: dict[int, list[bytes]] = {}
+
+
+def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:
+    attempts: dict[tuple[int, int, int], list[bytes]] = {}
+    complete: dict[tuple[int, int], list[bytes]] = {}
+    for data in envelopes:
+        header = _core.read_header(data)
+        key = (header.relation_oid, header.range_no, header.attempt)
+        parts = attempts.setdefault(key, [])
+        assert header.part_no == len(parts), "a part of an attempt is missing"
+        parts.append(data[_core.HEADER_BYTES :])
+        if header.final:
+            rows = b"".join(parts).splitlines()
+            assert len(rows) == header.total_rows
+            complete.setdefault(key[:2], rows)
+    for oid, table in group.tables.items():
+        numbers = {number for found, number in complete if found == oid}
+        assert numbers == set(range(table.ranges)), f"{table.name} lacks ranges"
+    for (oid, _), rows in complete.items():
+        name = f"{group.tables[oid].schema}.{group.tables[oid].name}"
+        group.copied.setdefault(name, []).extend(
+            [None if cell == b"\\N" else cell for cell in row.split(b"\t")] for row in rows
+        )
+
+
+@pytest.fixture
+async def replicator(
+    source: Database, nats_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Replicator]:
+    """Give a replicator whose group has a name of its own."""
+    import hashlib
+
+    group = "r" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:10]
+    made = Replicator(source, nats_url, tmp_path, group)
+    yield made
+    await made.end()

@@ -1,0 +1,155 @@
+"""Streaming: every committed change is in the change stream, once, in order, and the slot moves late."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.fix_replicator import until
+
+from pgflo import _core
+
+if TYPE_CHECKING:
+    from tests.fix_replicator import Replicator
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def test_every_change_is_streamed_once_and_in_commit_order(replicator: Replicator) -> None:
+    # GIVEN a group that streams
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    running = replicator.start()
+    await until(lambda: replicator.slot_lsn(), "slot created")
+    # WHEN all kinds of changes happen
+    source.execute(
+        "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i",
+        "UPDATE t SET v = 'y' WHERE id <= 10",
+        "DELETE FROM t WHERE id > 990",
+        "SELECT pg_logical_emit_message(true, 'p', 'hello')",
+        "TRUNCATE t",
+        "INSERT INTO t VALUES (2000, NULL)",
+    )
+    await replicator.until_published(replicator.wal_lsn())
+    await running.stop()
+    # THEN they are all there, and nothing else
+    stored = await replicator.read_back()
+    kinds = "".join(message[0] for _, message in stored.changes)
+    assert kinds == "I" * 1000 + "U" * 10 + "D" * 10 + "M" + "T" + "I"
+    positions = [position for position, _ in stored.changes]
+    assert positions == sorted(set(positions))
+
+
+async def test_until_now_ends_by_itself_with_everything_published(replicator: Replicator) -> None:
+    replicator.source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    await replicator.run(once=True)
+    replicator.source.execute("INSERT INTO t SELECT generate_series(1, 100)")
+    lsn = replicator.wal_lsn()
+    await replicator.run(until="now")
+    stored = await replicator.read_back()
+    assert stored.inserted() == list(range(1, 101))
+    assert stored.record.phase == "done"
+    assert stored.record.final_lsn is not None
+    assert stored.headers[-1].end_lsn >= stored.record.final_lsn >= lsn
+
+
+async def test_a_stop_publishes_what_was_read_and_frees_the_slot_at_once(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    running = replicator.start()
+    await until(lambda: replicator.slot_lsn(), "slot created")
+    source.execute("INSERT INTO t SELECT generate_series(1, 100)")
+    await replicator.until_published(replicator.wal_lsn())
+    await running.stop()
+    assert (
+        source.value(
+            "SELECT active FROM pg_replication_slots WHERE slot_name = %s",
+            [replicator.names_at_source.slot],
+        )
+        is False
+    )
+
+
+async def test_an_idle_group_moves_its_slot_while_others_write(replicator: Replicator) -> None:
+    # GIVEN a group whose table nobody writes
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE other (v text)")
+    running = replicator.start(tables=("t",), confirm_after="broker")
+    await until(lambda: replicator.slot_lsn(), "slot created")
+    # WHEN more than a segment of WAL is written for another table
+    source.execute("INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+    lsn = replicator.wal_lsn()
+    # THEN a watermark is published and the slot follows it
+    await until(lambda: (replicator.slot_lsn() or 0) >= lsn - 1024, "slot at the end of the WAL")
+    await running.stop()
+    stored = await replicator.read_back()
+    assert [header.kind for header in stored.headers][-1] == _core.KIND_WATERMARK
+    assert stored.changes == []
+
+
+async def test_a_slot_is_not_confirmed_before_a_sink_or_the_horizon_makes_it_safe(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    running = replicator.start()
+    await until(lambda: replicator.slot_lsn(), "slot created")
+    start_lsn = replicator.slot_lsn()
+    source.execute("INSERT INTO t SELECT generate_series(1, 100)")
+    await replicator.until_published(replicator.wal_lsn())
+    await running.stop()
+    assert replicator.slot_lsn() == start_lsn
+
+
+async def test_the_horizon_of_the_broker_confirms_without_any_sink(replicator: Replicator) -> None:
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    running = replicator.start(broker_sync_horizon_s=0.5)
+    await until(lambda: replicator.slot_lsn(), "slot created")
+    source.execute("INSERT INTO t SELECT generate_series(1, 100)")
+    lsn = replicator.wal_lsn()
+    await until(lambda: (replicator.slot_lsn() or 0) >= lsn, "slot confirmed past the insert")
+    stored = await replicator.read_back()
+    assert stored.inserted() == list(range(1, 101))
+    await running.stop()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_kill_9_at_any_moment_leaves_an_unbroken_chain_with_every_change_once(
+    replicator: Replicator, seed: int
+) -> None:
+    # GIVEN a load of small and large transactions, rows larger than an envelope among them
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    process = replicator.spawn(confirm_after="broker")
+    await until(lambda: replicator.slot_lsn(), "slot created")
+    rows = 0
+    for number in range(40):
+        count = (1, 10, 3000, 1, 5)[(number + seed) % 5]
+        source.execute(
+            f"INSERT INTO t SELECT i, repeat(md5(i::text), 1 + (i % 7) * 20)"  # noqa: S608
+            f" FROM generate_series({rows + 1}, {rows + count}) i"
+        )
+        rows += count
+        if number % 10 == seed:
+            source.execute(
+                f"INSERT INTO t SELECT {rows + 1}, string_agg(md5(i::text), '')"  # noqa: S608
+                " FROM generate_series(1, 100000) i"
+            )
+            rows += 1
+        if number % 8 == 7:
+            # WHEN the replicator is killed wherever it stands, and started again
+            await asyncio.sleep(0.05 * (seed + 1))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process = replicator.spawn(confirm_after="broker")
+    await replicator.until_published(replicator.wal_lsn())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    # THEN every change is there once (the chain is checked by reading it)
+    stored = await replicator.read_back()
+    assert stored.inserted() == list(range(1, rows + 1))
