@@ -96,7 +96,7 @@ def _apply(log_format: Literal["console", "json"], level: str, *, color: bool) -
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -115,6 +115,18 @@ def _apply(log_format: Literal["console", "json"], level: str, *, color: bool) -
         # Their debug lines carry whole protocol messages, and with them rows and credentials.
         logging.getLogger(noisy).setLevel(max(number, logging.INFO))
     logging.captureWarnings(capture=True)
+
+
+class _Stderr(logging.Handler):
+    """Writes to what `sys.stderr` is at that moment: a live display puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            self.handleError(record)
 
 
 def _redact_event(

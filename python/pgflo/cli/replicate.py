@@ -41,10 +41,10 @@ def command(values: parse.Values) -> None:
     """
     from setproctitle import setproctitle
 
-    from pgflo import replicator
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
     from pgflo.cli.progress import shown
+    from pgflo.replicator import run as publish
 
     settings = read.replicate(values)
     confirm_restart(values, settings)
@@ -53,7 +53,7 @@ def command(values: parse.Values) -> None:
     async def service(stop: asyncio.Event) -> None:
         async with broker.provided(settings.nats, settings.state_dir, settings.group) as nats:
             with shown(settings.group, color=not values.get(o.NO_COLOR)) as progress:
-                await replicator.run(settings.model_copy(update={"nats": nats}), stop, progress)
+                await publish(settings.model_copy(update={"nats": nats}), stop, progress)
 
     runtime.run_service(service)
 

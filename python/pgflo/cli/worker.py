@@ -34,16 +34,16 @@ def postgres(values: parse.Values) -> None:
     """
     from setproctitle import setproctitle
 
-    from pgflo import worker
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
+    from pgflo.worker import run as apply
 
     settings = read.worker(values)
     setproctitle(f"pgflo worker {settings.sink} [{settings.group}]")
     settings = settings.model_copy(update={"nats": broker.found(settings)})
 
     async def service(stop: asyncio.Event) -> None:
-        await worker.run(settings, stop)
+        await apply(settings, stop)
 
     runtime.run_service(service)
 

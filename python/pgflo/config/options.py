@@ -117,7 +117,9 @@ SOURCE = Option(
     metavar="DSN",
 )
 HOST = Option("host", "Host or socket directory of the source.", section="source", key="host")
-PORT = Option("port", "Port of the source.", Type.INTEGER, section="source", key="port")
+PORT = Option(
+    "port", "Port of the source.", Type.INTEGER, section="source", key="port", least=1, most=65535
+)
 DBNAME = Option("dbname", "Database of the source.", section="source", key="dbname")
 USER = Option("user", "Role that replicates.", section="source", key="user")
 PASSWORD = Option(
@@ -175,7 +177,7 @@ MAX_COPY_WORKERS_PER_TABLE = Option(
 )
 MAX_COPY_WORKERS = Option(
     "max-copy-workers",
-    "Connections that read in all (default: 2 for each core).",
+    "Connections that read in all; 2 for each core.",
     Type.INTEGER,
     default=2 * CORES,
     section="copy",
@@ -282,7 +284,7 @@ BATCH_SIZE = Option(
 )
 COPY_WRITERS = Option(
     "copy-writers",
-    "Connections that load copied ranges (default: 1 for each core).",
+    "Connections that load copied ranges; 1 for each core.",
     Type.INTEGER,
     default=CORES,
     section="copy",
@@ -364,7 +366,7 @@ TIMEOUT = Option(
     Type.DURATION,
     default="5m",
 )
-KEEP = Option("keep", "Leave the servers up at the end.", Type.SWITCH, in_file=False)
+KEEP = Option("keep", "Leave the servers up at the end, until Ctrl-C.", Type.SWITCH, in_file=False)
 
 GLOBAL = (CONFIG, VERBOSE, QUIET, LOG_FORMAT, LOG_LEVEL, NO_COLOR, STATE_DIR)
 SOURCE_SERVER = (SOURCE, HOST, PORT, DBNAME, USER, PASSWORD)

@@ -1,0 +1,1 @@
+"""The main job, shown with real servers and real commands."""
