@@ -1,0 +1,196 @@
+//! Instructions of everything that is done per row or per byte. `benches/gate` compares the counts.
+//!
+//! Inputs are small: callgrind counts the same for few rows as for many, only sooner. Each bench ends by
+//! asserting that its work was done, so that none can get fast by refusing its input.
+#![allow(
+    missing_docs,
+    reason = "the macros of gungraun make items without documentation"
+)]
+
+mod streams;
+
+use std::ffi::{CStr, CString};
+use std::hint::black_box;
+
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use pgflo_core::apply::{Call, Executor, Param, Place, Refusal, Replay, Source, Statement, Step};
+use pgflo_core::copy::CopyPacker;
+use pgflo_core::envelope::{
+    Assembler, CopyFields, Envelope, HEADER_BYTES, Header, Kind, Messages, Sizes, body_of,
+};
+use pgflo_core::pgoutput::Message;
+use pgflo_core::{CoreError, Lsn, Position};
+
+const INCARNATION: [u8; 16] = *b"instructions....";
+const TARGET_BODY_BYTES: usize = 256 * 1024;
+const MAX_BODY_BYTES: usize = 896 * 1024;
+const PGBENCH_TRANSACTIONS: u32 = 500;
+const PGBENCH_CHANGES: u64 = 2000;
+const INSERTED_ROWS: u64 = 2000;
+/// What a read from the socket brings.
+const PIECE_BYTES: usize = 64 * 1024;
+
+fn start() -> Position {
+    Position::new(Lsn(streams::START_LSN), 0)
+}
+
+fn assemble_block(block: &[u8]) -> Result<(Vec<Envelope>, u64), CoreError> {
+    let sizes = Sizes::new(TARGET_BODY_BYTES, MAX_BODY_BYTES)?;
+    let mut assembler = Assembler::new(INCARNATION, start(), start().commit_lsn, sizes)?;
+    let mut envelopes = assembler.feed(block)?;
+    envelopes.extend(assembler.flush()?);
+    Ok((envelopes, assembler.counters().changes))
+}
+
+fn pgbench() -> Vec<u8> {
+    streams::pgbench(PGBENCH_TRANSACTIONS)
+}
+
+fn inserts() -> Vec<u8> {
+    streams::inserts(4, 500)
+}
+
+/// The first envelope of the stream, which holds all of it.
+fn envelope_of(block: &[u8]) -> Vec<u8> {
+    let (mut envelopes, _) = assemble_block(block).unwrap_or_default();
+    assert_eq!(envelopes.len(), 1, "the stream fits into one envelope");
+    envelopes
+        .pop()
+        .map(|envelope| envelope.data)
+        .unwrap_or_default()
+}
+
+fn copied_envelope() -> Vec<u8> {
+    let mut envelope = vec![7; HEADER_BYTES + TARGET_BODY_BYTES];
+    let sealed = Header::new(Kind::Copy, INCARNATION).seal(&mut envelope);
+    assert!(sealed.is_ok(), "the envelope is well formed");
+    envelope
+}
+
+#[library_benchmark]
+#[bench::pgbench(pgbench(), PGBENCH_CHANGES)]
+#[bench::inserts(inserts(), INSERTED_ROWS)]
+fn assemble(block: Vec<u8>, changes: u64) -> Result<Vec<Envelope>, CoreError> {
+    let (envelopes, found) = assemble_block(black_box(&block))?;
+    assert_eq!(found, changes);
+    Ok(envelopes)
+}
+
+#[library_benchmark]
+#[bench::pgbench(envelope_of(&pgbench()), PGBENCH_CHANGES)]
+#[bench::inserts(envelope_of(&inserts()), INSERTED_ROWS)]
+fn decode_body(envelope: Vec<u8>, changes: u64) -> Result<usize, CoreError> {
+    let mut found = 0;
+    let mut bytes = 0;
+    for message in Messages::new(black_box(body_of(&envelope))) {
+        let (_, message) = message?;
+        found += u64::from(message.is_change());
+        if let Message::Insert(pgflo_core::pgoutput::Insert { new, .. })
+        | Message::Update(pgflo_core::pgoutput::Update { new, .. }) = message
+        {
+            bytes += new
+                .cells()
+                .map(|cell| size_of_val(&black_box(cell)))
+                .sum::<usize>();
+        }
+    }
+    assert_eq!(found, changes);
+    Ok(bytes)
+}
+
+#[library_benchmark]
+#[bench::verified(copied_envelope(), true)]
+#[bench::unverified(copied_envelope(), false)]
+fn read_header(envelope: Vec<u8>, verify: bool) -> Result<Header, CoreError> {
+    Ok(Header::read(black_box(&envelope), verify)?)
+}
+
+#[library_benchmark]
+#[bench::pieces(vec![7; 8 * PIECE_BYTES])]
+fn pack_copy(rows: Vec<u8>) -> Result<usize, CoreError> {
+    let sizes = Sizes::new(TARGET_BODY_BYTES, MAX_BODY_BYTES)?;
+    let mut packer = CopyPacker::new(INCARNATION, CopyFields::default(), sizes);
+    let mut packed_bytes = 0;
+    for piece in black_box(&rows).chunks(PIECE_BYTES) {
+        packed_bytes += packer
+            .feed(piece, 500)?
+            .iter()
+            .map(|envelope| body_of(envelope).len())
+            .sum::<usize>();
+    }
+    packed_bytes += body_of(&packer.finish()?).len();
+    assert_eq!(packed_bytes, rows.len());
+    Ok(packed_bytes)
+}
+
+/// Takes statements and does nothing: what remains is ours.
+struct Nowhere {
+    submitted: u64,
+}
+
+impl Executor for Nowhere {
+    fn submit(
+        &mut self,
+        statement: &CStr,
+        params: &[Param<'_>],
+        _place: Place,
+    ) -> Result<(), Refusal> {
+        black_box((statement, params));
+        self.submitted += 1;
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        statement: &CStr,
+        params: &[Param<'_>],
+        place: Place,
+    ) -> Result<u64, Refusal> {
+        self.submit(statement, params, place).map(|()| 1)
+    }
+
+    fn finish(&mut self) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+/// A statement of all columns, as for an update by key.
+fn statement(columns: u16) -> Statement {
+    let params = (0..columns).map(Source::New).collect();
+    Statement {
+        call: Some(Call {
+            name: CString::default(),
+            params,
+        }),
+        fallback: None,
+        conflict: None,
+    }
+}
+
+#[library_benchmark]
+#[bench::pgbench(envelope_of(&pgbench()), PGBENCH_CHANGES)]
+#[bench::inserts(envelope_of(&inserts()), INSERTED_ROWS)]
+fn replay(envelope: Vec<u8>, changes: u64) -> Result<u64, CoreError> {
+    let mut executor = Nowhere { submitted: 0 };
+    let mut replay = Replay::default();
+    replay.load(body_of(&envelope), start(), start());
+    let mut columns = 0;
+    loop {
+        match replay.run(&mut executor, false)? {
+            Step::Done => break,
+            Step::Relation(relation, _) => {
+                columns = u16::try_from(relation.columns.len()).unwrap_or(0)
+            }
+            Step::Statement(shape, _) => replay.register(shape.id, statement(columns))?,
+            other => assert!(matches!(other, Step::Done), "nothing else is in the stream"),
+        }
+    }
+    assert_eq!((executor.submitted, replay.changes()), (changes, changes));
+    Ok(executor.submitted)
+}
+
+library_benchmark_group!(
+    name = hot_paths,
+    benchmarks = [assemble, decode_body, read_header, pack_copy, replay]
+);
+main!(library_benchmark_groups = hot_paths);
