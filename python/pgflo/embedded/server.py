@@ -74,6 +74,13 @@ class EmbeddedServer(ABC):
         """Whether the server was started and has not ended, by our doing or its own."""
         return self._pid != 0 and self._lifeline is not None and self._lifeline.running
 
+    def wait_for_end(self, timeout_s: float) -> int | None:
+        """Return the server's exit code (negative: a signal) once it has ended by itself.
+
+        None when it has not within `timeout_s` seconds, or was not started.
+        """
+        return None if self._lifeline is None else self._lifeline.wait(timeout_s)
+
     @abstractmethod
     def start(self) -> None:
         """Return when the server serves; nothing when it does already."""
