@@ -152,6 +152,7 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
+        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
         return view, report
 
     async def _wait_described(self, group_view: GroupView) -> View:
@@ -183,6 +184,10 @@ class Worker:
             "beginning at the group's start" if has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
+
+    def _start_streaming(self, start_lsn: int) -> None:
+        with self._to.connect("worker") as conn:
+            progress.start_streaming(conn, self._to, start_lsn)
 
     async def _superseded(self) -> None:
         await self._lease.lost.wait()

@@ -117,14 +117,14 @@ def begin_incarnation(
 ) -> None:
     """Put the row to the start of an incarnation, and forget the ranges of former ones.
 
-    Runs inside the transaction that prepares the tables. Raises `PgfloError` GROUP_SUPERSEDED if
+    Its end_lsn is 0/0, since the destination is no state of the source yet: `start_streaming`. Runs inside the transaction that prepares the tables. Raises `PgfloError` GROUP_SUPERSEDED if
     another run has taken the row meanwhile.
     """
     start = _core.lsn_format(start_lsn)
     moved = conn.execute(
         "INSERT INTO pgflo.progress AS p"
         " (group_name, sink, shard, incarnation, commit_lsn, ordinal, end_lsn, fence, owner)"
-        " VALUES (%(group)s, %(sink)s, %(shard)s, %(incarnation)s, %(start)s, 0, %(start)s, 1,"
+        " VALUES (%(group)s, %(sink)s, %(shard)s, %(incarnation)s, %(start)s, 0, '0/0', 1,"
         " %(owner)s)"
         " ON CONFLICT (group_name, sink, shard) DO UPDATE SET incarnation = excluded.incarnation,"
         " commit_lsn = excluded.commit_lsn, ordinal = 0, end_lsn = excluded.end_lsn,"
@@ -145,6 +145,18 @@ def begin_incarnation(
         "DELETE FROM pgflo.copied_ranges WHERE group_name = %s AND sink = %s AND incarnation <> %s",
         (to.group, to.sink, incarnation),
     )
+
+
+def start_streaming(conn: psycopg.Connection[TupleRow], to: Destination, start_lsn: int) -> None:
+    """Say that every row of the copy is there: from now on end_lsn names a state of the source."""
+    moved = conn.execute(
+        "UPDATE pgflo.progress SET end_lsn = GREATEST(end_lsn, %s),"
+        " updated_at = clock_timestamp()"
+        " WHERE group_name = %s AND sink = %s AND shard = %s AND owner = %s",
+        (_core.lsn_format(start_lsn), to.group, to.sink, SHARD, to.owner),
+    )
+    if moved.rowcount != 1:
+        raise superseded(to)
 
 
 def move(

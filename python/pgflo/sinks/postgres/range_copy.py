@@ -11,6 +11,7 @@ Locks are taken in this order: the table's (by COPY), the progress row's, the ta
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from pgflo.sinks.postgres import progress
 
 if TYPE_CHECKING:
     import uuid
+    from contextlib import AbstractContextManager
 
     import psycopg
     from psycopg.rows import TupleRow
@@ -83,15 +85,18 @@ class RangeCopy:
         self._range: Range | None = None
         self._target: Target | None = None
         self._cursor: psycopg.Cursor[TupleRow] | None = None
+        self._context: AbstractContextManager[psycopg.Copy] | None = None
         self._copy: psycopg.Copy | None = None
 
     def begin(self, wanted: Range, target: Target) -> Verdict:
         """Look the range up in the ledger and begin its COPY if its rows are wanted."""
         row = self._conn.execute(
             "SELECT (SELECT snapshot_lsn::text FROM pgflo.copied_tables"
-            " WHERE group_name = %(group)s AND sink = %(sink)s AND incarnation = %(incarnation)s AND relation_oid = %(oid)s),"
-            " EXISTS (SELECT FROM pgflo.copied_ranges WHERE group_name = %(group)s"
-            " AND sink = %(sink)s AND incarnation = %(incarnation)s AND relation_oid = %(oid)s"
+            " WHERE group_name = %(group)s AND sink = %(sink)s"
+            " AND incarnation = %(incarnation)s AND relation_oid = %(oid)s),"
+            " EXISTS (SELECT FROM pgflo.copied_ranges"
+            " WHERE group_name = %(group)s AND sink = %(sink)s"
+            " AND incarnation = %(incarnation)s AND relation_oid = %(oid)s"
             " AND snapshot_lsn = %(snapshot)s AND range_no = %(range)s)",
             self._ids(wanted),
         ).fetchone()
@@ -105,13 +110,14 @@ class RangeCopy:
             return Verdict.KNOWN
         self._conn.execute("BEGIN")
         self._cursor = self._conn.cursor()
-        # The context manager is entered here and left in `commit` or `abandon`.
-        self._copy = self._cursor.copy(
+        # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
+        self._context = self._cursor.copy(
             sql.SQL("COPY {} ({}) FROM STDIN").format(
                 sql.Identifier(target.schema, target.name),
                 sql.SQL(", ").join(map(sql.Identifier, target.columns)),
             )
-        ).__enter__()
+        )
+        self._copy = self._context.__enter__()
         self._range, self._target = wanted, target
         return Verdict.LOAD
 
@@ -128,12 +134,12 @@ class RangeCopy:
         False: the table stands at another snapshot by now, and the rows are rolled back. Raises
         `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or `psycopg.Error`.
         """
-        copy, cursor, done, target = self._copy, self._cursor, self._range, self._target
-        if copy is None or cursor is None or done is None or target is None:
+        context, cursor, done, target = self._context, self._cursor, self._range, self._target
+        if context is None or cursor is None or done is None or target is None:
             message = "no range is begun"
             raise RuntimeError(message)
-        self._copy = self._cursor = self._range = None
-        copy.__exit__(None, None, None)
+        self._context = self._copy = self._cursor = self._range = None
+        context.__exit__(None, None, None)
         if cursor.rowcount != total_rows:
             raise PgfloError(
                 errors.SINK_ROW_COUNT,
@@ -156,9 +162,11 @@ class RangeCopy:
 
     def abandon(self) -> None:
         """Roll back what is begun, if anything is."""
-        copy, self._copy, self._cursor, self._range = self._copy, None, None, None
-        if copy is not None:
-            copy.__exit__(AbandonedError, AbandonedError(), None)
+        context = self._context
+        self._context = self._copy = self._cursor = self._range = None
+        if context is not None:
+            with contextlib.suppress(AbandonedError):
+                context.__exit__(AbandonedError, AbandonedError(), None)
             self._conn.execute("ROLLBACK")
 
     def _hold_run(self, done: Range) -> None:
