@@ -157,3 +157,140 @@ impl Order {
         self.end_lsn = lsn;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(commit_lsn: u64, ordinal: u64) -> Position {
+        Position::new(Lsn(commit_lsn), ordinal)
+    }
+
+    fn end(commit_lsn: u64, end_lsn: u64) -> Commit {
+        Commit {
+            commit_lsn: Lsn(commit_lsn),
+            end_lsn: Lsn(end_lsn),
+            commit_time_us: 0,
+        }
+    }
+
+    /// The changes of a transaction that are new, and whether it was the rest of the start's.
+    fn transaction(
+        order: &mut Order,
+        lsn: u64,
+        changes: u64,
+    ) -> Result<(Vec<Position>, bool), Reason> {
+        order.begin(Lsn(lsn))?;
+        let mut new = vec![];
+        for _ in 0..changes {
+            new.extend(order.change()?);
+        }
+        Ok((new, order.commit(&end(lsn, lsn + 10))?))
+    }
+
+    #[test]
+    fn a_transaction_at_the_very_lsn_of_a_start_or_watermark_is_new() {
+        let mut order = Order::new(at(100, 0), Lsn(100));
+        assert_eq!(
+            transaction(&mut order, 100, 1),
+            Ok((vec![at(100, 1)], false))
+        );
+        order.watermark(Lsn(200));
+        assert_eq!(
+            transaction(&mut order, 200, 1),
+            Ok((vec![at(200, 1)], false))
+        );
+        assert_eq!(order.end_lsn(), Lsn(210));
+    }
+
+    #[test]
+    fn what_the_chain_holds_is_skipped_change_by_change() {
+        let mut order = Order::new(at(100, 2), Lsn(90));
+        assert!(order.is_in_transaction());
+        assert_eq!(transaction(&mut order, 50, 3), Ok((vec![], false)));
+        assert_eq!(
+            transaction(&mut order, 100, 3),
+            Ok((vec![at(100, 3)], true))
+        );
+        assert!(!order.is_in_transaction());
+        assert_eq!(
+            transaction(&mut order, 110, 1),
+            Ok((vec![at(110, 1)], false))
+        );
+    }
+
+    #[test]
+    fn a_finished_transaction_that_comes_again_moves_nothing() {
+        let mut order = Order::new(at(100, 2), Lsn(110));
+        assert_eq!(transaction(&mut order, 100, 2), Ok((vec![], false)));
+        assert_eq!(order.end_lsn(), Lsn(110));
+    }
+
+    #[test]
+    fn a_transaction_that_comes_again_with_other_changes_is_refused() {
+        for (end_lsn, changes, found) in [(110, 1, 1), (110, 3, 3), (90, 1, 1)] {
+            let mut order = Order::new(at(100, 2), Lsn(end_lsn));
+            let refused = Reason::OtherChanges {
+                recorded: at(100, 2),
+                found,
+            };
+            assert_eq!(transaction(&mut order, 100, changes), Err(refused));
+        }
+    }
+
+    #[test]
+    fn another_transaction_in_place_of_the_rest_is_refused() {
+        let mut order = Order::new(at(100, 2), Lsn(90));
+        let refused = Reason::MissingRest {
+            expected: at(100, 2),
+            found: Lsn(120),
+        };
+        assert_eq!(transaction(&mut order, 120, 1), Err(refused));
+    }
+
+    #[test]
+    fn a_transaction_below_the_end_of_what_came_before_is_refused() {
+        let refused = |lsn, floor| {
+            Err(Reason::NotIncreasing {
+                commit_lsn: Lsn(lsn),
+                floor_lsn: Lsn(floor),
+            })
+        };
+        let mut order = Order::new(at(0, 0), Lsn(0));
+        assert!(transaction(&mut order, 100, 1).is_ok());
+        assert_eq!(order.begin(Lsn(109)), refused(109, 110));
+        order.watermark(Lsn(150));
+        assert_eq!(order.begin(Lsn(149)), refused(149, 150));
+        // Also among those that are skipped, and just behind a start that tells its own end.
+        let mut order = Order::new(at(500, 1), Lsn(510));
+        assert!(transaction(&mut order, 100, 1).is_ok());
+        assert_eq!(order.begin(Lsn(100)), refused(100, 110));
+        assert_eq!(order.begin(Lsn(505)), refused(505, 510));
+    }
+
+    #[test]
+    fn messages_out_of_their_transaction_are_refused() {
+        let mut order = Order::new(at(0, 0), Lsn(0));
+        assert_eq!(order.change(), Err(Reason::OutsideTransaction));
+        assert_eq!(order.origin(), Err(Reason::OutsideTransaction));
+        assert_eq!(order.commit(&end(1, 2)), Err(Reason::OutsideTransaction));
+        assert_eq!(order.begin(Lsn(100)), Ok(()));
+        assert_eq!(
+            order.begin(Lsn(200)),
+            Err(Reason::InsideTransaction(Lsn(100)))
+        );
+        assert_eq!(order.origin(), Ok(()));
+        assert_eq!(order.change(), Ok(Some(at(100, 1))));
+        assert_eq!(order.origin(), Err(Reason::LateOrigin));
+    }
+
+    #[test]
+    fn a_commit_that_contradicts_its_begin_is_refused() {
+        for (commit_lsn, end_lsn) in [(101, 120), (100, 100), (100, 99)] {
+            let mut order = Order::new(at(0, 0), Lsn(0));
+            assert_eq!(order.begin(Lsn(100)), Ok(()));
+            let refusal = order.commit(&end(commit_lsn, end_lsn));
+            assert!(matches!(refusal, Err(Reason::OtherCommit { .. })));
+        }
+    }
+}

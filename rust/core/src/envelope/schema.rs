@@ -161,3 +161,109 @@ impl Schema {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pgoutput::Message;
+
+    const OID: u32 = 7;
+    const TYPE_OID: u32 = 20_000;
+
+    fn relation(name: &str) -> Vec<u8> {
+        let mut message = vec![b'R'];
+        message.extend(OID.to_be_bytes());
+        message.extend(format!("public\0{name}\0d").into_bytes());
+        message.extend([0, 2]);
+        for type_oid in [25, TYPE_OID] {
+            message.extend(b"\0column\0");
+            message.extend(type_oid.to_be_bytes());
+            message.extend([0; 4]);
+        }
+        message
+    }
+
+    fn announced_type(name: &str) -> Vec<u8> {
+        let mut message = vec![b'Y'];
+        message.extend(TYPE_OID.to_be_bytes());
+        message.extend(format!("public\0{name}\0").into_bytes());
+        message
+    }
+
+    fn keep(schema: &mut Schema, message: &[u8]) {
+        match Message::decode(message).unwrap() {
+            Message::Relation(relation) => schema.keep_relation(&relation, message),
+            Message::Type(announced) => schema.keep_type(&announced, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn keep_all(schema: &mut Schema, messages: &[Vec<u8>]) {
+        for message in messages {
+            keep(schema, message);
+        }
+    }
+
+    /// What one change adds to a body, which must be what was told before.
+    fn written(schema: &mut Schema) -> Vec<Vec<u8>> {
+        let mut body = Body::new(10_000);
+        let told = schema.missing_bytes(OID).unwrap();
+        schema.write(OID, &mut body).unwrap();
+        assert_eq!(body.len(), told);
+        let pieces = body.take();
+        let frames = crate::pgoutput::Frames::new(crate::envelope::body_of(&pieces[0]));
+        frames.map(|frame| frame.unwrap().1.to_vec()).collect()
+    }
+
+    #[test]
+    fn a_relation_follows_its_types_once_in_every_envelope() {
+        let mut schema = Schema::new();
+        let both = [announced_type("mood"), relation("t")];
+        keep_all(&mut schema, &both);
+        for _ in 0..2 {
+            assert_eq!(written(&mut schema), both);
+            assert!(written(&mut schema).is_empty());
+            schema.start_envelope();
+        }
+    }
+
+    #[test]
+    fn what_comes_again_unchanged_is_not_written_again() {
+        let mut schema = Schema::new();
+        let both = [announced_type("mood"), relation("t")];
+        keep_all(&mut schema, &both);
+        written(&mut schema);
+        keep_all(&mut schema, &both);
+        assert!(written(&mut schema).is_empty());
+    }
+
+    #[test]
+    fn a_changed_relation_is_written_before_its_next_change() {
+        let mut schema = Schema::new();
+        keep(&mut schema, &relation("t"));
+        written(&mut schema);
+        keep(&mut schema, &relation("renamed"));
+        assert_eq!(written(&mut schema), [relation("renamed")]);
+    }
+
+    #[test]
+    fn a_renamed_type_is_written_again_with_the_relations_that_use_it() {
+        let mut schema = Schema::new();
+        keep(&mut schema, &announced_type("mood"));
+        keep(&mut schema, &relation("t"));
+        written(&mut schema);
+        keep(&mut schema, &announced_type("temper"));
+        assert_eq!(
+            written(&mut schema),
+            [announced_type("temper"), relation("t")]
+        );
+    }
+
+    #[test]
+    fn a_relation_that_was_never_described_is_refused() {
+        let mut schema = Schema::new();
+        let refused = Reason::UnknownRelation(OID);
+        assert_eq!(schema.missing_bytes(OID), Err(refused));
+        assert_eq!(schema.write(OID, &mut Body::new(10)), Err(refused));
+    }
+}

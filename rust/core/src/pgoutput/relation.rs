@@ -126,3 +126,63 @@ impl<'a> Type<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(bytes: &[u8]) -> Result<(Relation<'_>, Vec<Column<'_>>), Reason> {
+        let relation = Relation::decode(&mut Cursor::new(bytes))?;
+        Ok((relation, relation.columns().collect()))
+    }
+
+    #[test]
+    fn names_identity_and_columns_are_read() {
+        let bytes =
+            b"\0\0\0\x07s\0t\0f\0\x02\x01a\0\0\0\0\x17\xFF\xFF\xFF\xFF\0b\0\0\0\0\x19\0\0\0\x05";
+        let (relation, columns) = decode(bytes).unwrap();
+        assert_eq!(
+            (relation.oid, relation.schema, relation.name),
+            (7, "s", "t")
+        );
+        assert_eq!(
+            (relation.replica_identity, relation.column_count()),
+            (b'f', 2)
+        );
+        let first = Column {
+            key: true,
+            name: "a",
+            type_oid: 23,
+            typmod: -1,
+        };
+        let second = Column {
+            key: false,
+            name: "b",
+            type_oid: 25,
+            typmod: 5,
+        };
+        assert_eq!(columns, [first, second]);
+    }
+
+    #[test]
+    fn counts_that_lie_and_unknown_tags_are_refused() {
+        let refusal = |bytes| decode(bytes).map(|_| ());
+        assert_eq!(
+            refusal(b"\0\0\0\x07s\0t\0d\xFF\xFE"),
+            Err(Reason::NegativeLength(-2))
+        );
+        let short = Reason::UnexpectedEnd { needed: 1, left: 0 };
+        assert_eq!(refusal(b"\0\0\0\x07s\0t\0d\x7F\xFF"), Err(short));
+        let identity = Reason::UnknownTag {
+            field: "replica identity",
+            value: b'x',
+        };
+        assert_eq!(refusal(b"\0\0\0\x07s\0t\0x\0\0"), Err(identity));
+        let flags = Reason::UnknownTag {
+            field: "column flags",
+            value: 2,
+        };
+        assert_eq!(refusal(b"\0\0\0\x07s\0t\0d\0\x01\x02"), Err(flags));
+        assert_eq!(refusal(b"\0\0\0\x07s\0t"), Err(Reason::UnterminatedString));
+    }
+}

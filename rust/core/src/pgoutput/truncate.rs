@@ -47,3 +47,42 @@ impl<'a> Truncate<'a> {
         oids.iter().map(|oid| u32::from_be_bytes(*oid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(bytes: &[u8]) -> Result<(Vec<u32>, bool, bool), Reason> {
+        let truncate = Truncate::decode(&mut Cursor::new(bytes))?;
+        let relation_oids = truncate.relation_oids().collect();
+        Ok((relation_oids, truncate.cascade, truncate.restart_identity))
+    }
+
+    #[test]
+    fn all_tables_and_both_options_are_read() {
+        assert_eq!(
+            decode(b"\0\0\0\x02\x02\0\0\0\x07\0\0\0\x08"),
+            Ok((vec![7, 8], false, true))
+        );
+        assert_eq!(decode(b"\0\0\0\0\x01"), Ok((vec![], true, false)));
+    }
+
+    #[test]
+    fn counts_that_lie_and_unknown_options_are_refused() {
+        assert_eq!(
+            decode(b"\xFF\xFF\xFF\xFF\0"),
+            Err(Reason::NegativeLength(-1))
+        );
+        let absurd = usize::try_from(i32::MAX).unwrap() * 4;
+        let refused = Reason::UnexpectedEnd {
+            needed: absurd,
+            left: 4,
+        };
+        assert_eq!(decode(b"\x7F\xFF\xFF\xFF\0\0\0\0\x07"), Err(refused));
+        let unknown = Reason::UnknownTag {
+            field: "truncate options",
+            value: 4,
+        };
+        assert_eq!(decode(b"\0\0\0\0\x04"), Err(unknown));
+    }
+}

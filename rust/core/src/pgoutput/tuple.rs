@@ -76,3 +76,58 @@ impl<'a> Tuple<'a> {
         (0..self.cell_count).map_while(move |_| Cell::decode(&mut cursor).ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(bytes: &[u8]) -> Result<Vec<Cell<'_>>, Reason> {
+        let mut cursor = Cursor::new(bytes);
+        let tuple = Tuple::decode(&mut cursor)?;
+        cursor.finish()?;
+        assert_eq!(tuple.cells().count(), usize::from(tuple.cell_count()));
+        Ok(tuple.cells().collect())
+    }
+
+    #[test]
+    fn text_and_binary_are_told_apart_cell_by_cell() {
+        let cells = decode(b"\0\x05nut\0\0\0\x02abb\0\0\0\x01ct\0\0\0\0");
+        let expected = [
+            Cell::Null,
+            Cell::Unchanged,
+            Cell::Text(b"ab"),
+            Cell::Binary(b"c"),
+            Cell::Text(b""),
+        ];
+        assert_eq!(cells, Ok(expected.to_vec()));
+    }
+
+    #[test]
+    fn counts_and_lengths_that_lie_are_refused() {
+        assert_eq!(
+            decode(b""),
+            Err(Reason::UnexpectedEnd { needed: 2, left: 0 })
+        );
+        assert_eq!(decode(b"\xFF\xFF"), Err(Reason::NegativeLength(-1)));
+        assert_eq!(
+            decode(b"\x7F\xFFn"),
+            Err(Reason::UnexpectedEnd { needed: 1, left: 0 })
+        );
+        assert_eq!(
+            decode(b"\0\x01t\xFF\xFF\xFF\xFF"),
+            Err(Reason::NegativeLength(-1))
+        );
+        let absurd = usize::try_from(i32::MAX).unwrap();
+        let refused = Reason::UnexpectedEnd {
+            needed: absurd,
+            left: 1,
+        };
+        assert_eq!(decode(b"\0\x01b\x7F\xFF\xFF\xFFx"), Err(refused));
+        assert_eq!(decode(b"\0\0x"), Err(Reason::TrailingBytes(1)));
+        let unknown = Reason::UnknownTag {
+            field: "cell",
+            value: b'x',
+        };
+        assert_eq!(decode(b"\0\x01x"), Err(unknown));
+    }
+}
