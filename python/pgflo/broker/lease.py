@@ -14,7 +14,7 @@ import os
 import socket
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +77,7 @@ class Lease:
         mine = _myself()
         seen_revision, since, told = -1, time.monotonic(), False
         while True:
-            held = await _read(record, key)
+            held = await _read(record, f"lease.{key}")
             if held is None or _is_gone(held[0]) or _has_expired(held[1], seen_revision, since):
                 written = await record.replace(
                     f"lease.{key}", mine.to_json(), held[1] if held else None
@@ -112,7 +112,10 @@ class Lease:
             return
         try:
             async with asyncio.timeout(RELEASE_S):
-                await self._record.remove(self._key, self._revision)
+                # Asked anew: a renewal may have been under way.
+                held = await _read(self._record, self._key)
+                if held is not None and held[0].holder == self._mine.holder:
+                    await self._record.remove(self._key, held[1])
         except (TimeoutError, PgfloError) as error:
             log.warning("cannot give the lease back", lease=self._key, error=str(error))
 
@@ -130,7 +133,7 @@ class Lease:
                 log.warning("cannot renew the lease", lease=self._key, error=error.detail)
 
     async def _renew_once(self) -> None:
-        renewed = LeaseRecord(**{**vars(self._mine), "renewals": self._mine.renewals + 1})
+        renewed = replace(self._mine, renewals=self._mine.renewals + 1)
         written = await self._record.replace(self._key, renewed.to_json(), self._revision)
         if written is None:
             written = await self._reclaim(renewed)
@@ -141,21 +144,18 @@ class Lease:
 
     async def _reclaim(self, renewed: LeaseRecord) -> int | None:
         """Hold on to a lease that still names us, or was forgotten; None when it is lost."""
-        entry = await self._record.read(self._key)
-        if entry is None:
-            return await self._record.replace(self._key, renewed.to_json(), None)
-        holder = LeaseRecord.from_json(entry[0], key=self._key)
-        if holder.holder != self._mine.holder:
-            log.error("the lease was taken over", lease=self._key, **_who(holder))
+        held = await _read(self._record, self._key)
+        if held is not None and held[0].holder != self._mine.holder:
+            log.error("the lease was taken over", lease=self._key, **_who(held[0]))
             return None
-        return await self._record.replace(self._key, renewed.to_json(), entry[1])
+        return await self._record.replace(
+            self._key, renewed.to_json(), None if held is None else held[1]
+        )
 
 
 async def _read(record: Record, key: str) -> tuple[LeaseRecord, int] | None:
-    entry = await record.read(f"lease.{key}")
-    if entry is None:
-        return None
-    return LeaseRecord.from_json(entry[0], key=f"lease.{key}"), entry[1]
+    entry = await record.read(key)
+    return None if entry is None else (LeaseRecord.from_json(entry[0], key=key), entry[1])
 
 
 def _has_expired(revision: int, seen_revision: int, since: float) -> bool:

@@ -42,7 +42,7 @@ from pgflo.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from nats.js.kv import KeyValue
 
@@ -174,7 +174,7 @@ class Record:
         check_sink(record.sink)
         await self.write(f"copied.{record.sink}.{record.oid}", record.to_json())
 
-    async def watch(self) -> AsyncIterator[str]:
+    async def watch(self) -> AsyncGenerator[str, None]:
         """Give all keys there are, then each that changes, without end; a key may come more often.
 
         When the broker lost and regained the bucket, all keys come again.

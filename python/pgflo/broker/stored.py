@@ -73,7 +73,7 @@ def state_of(info: dict[str, Any]) -> StreamState:
     state = info["state"]
     return StreamState(
         created=info["created"],
-        first_seq=int(state["first_seq"]),
+        first_seq=int(state["first_seq"]) or 1,  # 0 in a stream that never held anything
         last_seq=int(state["last_seq"]),
         bytes=int(state["bytes"]),
         messages=int(state["messages"]),

@@ -78,12 +78,15 @@ async def create_streams(
         config["max_bytes"] = min(first_max_bytes, settings.stream_max_bytes)
         config["duplicate_window"] = int(duplicate_window_s * 1e9)
         info = await _info(broker, stream)
-        if info is None:
-            try:
-                info = await broker.ask(f"STREAM.CREATE.{stream}", config)
-            except PgfloError as error:
-                raise await _no_room(broker, error, int(config["max_bytes"]), stream) from None
-            log.info("stream created", stream=stream, max_bytes=config["max_bytes"])
+        if info is not None:
+            del config["max_bytes"]  # it may have grown, under another ceiling
+            _compare(stream, config, info["config"])
+            continue
+        try:
+            info = await broker.ask(f"STREAM.CREATE.{stream}", config)
+        except PgfloError as error:
+            raise await _no_room(broker, error, int(config["max_bytes"]), stream) from None
+        log.info("stream created", stream=stream, max_bytes=config["max_bytes"])
         _compare(stream, config, info["config"])
 
 
@@ -128,7 +131,7 @@ async def grow(broker: Broker, stream: str, settings: NatsSettings) -> bool:
         told = await broker.ask(f"STREAM.UPDATE.{stream}", config)
     except PgfloError as error:
         raise await _no_room(broker, error, config["max_bytes"], stream) from None
-    _compare(stream, {"max_bytes": config["max_bytes"]}, told["config"], grown=False)
+    _compare(stream, {"max_bytes": config["max_bytes"]}, told["config"])
     log.info("stream enlarged", stream=stream, max_bytes=config["max_bytes"])
     return True
 
@@ -171,20 +174,18 @@ def _config(names: Names, stream: str, subject: str, settings: NatsSettings) -> 
     }
 
 
-def _compare(
-    stream: str, wanted: dict[str, Any], found: dict[str, Any], *, grown: bool = True
-) -> None:
-    """Raise BROKER_SETTINGS naming what differs; with `grown` a larger max_bytes is fine."""
+def _compare(stream: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raise BROKER_SETTINGS naming what differs."""
     wrong = []
     for key, value in wanted.items():
         is_there = found.get(key)
         if key == "metadata":
             is_there = {name: (is_there or {}).get(name) for name in value}
-        if key == "max_bytes" and grown and is_there is not None and is_there >= value:
-            continue
         # The server leaves out what is at its zero value.
         if is_there != value and not (is_there is None and not value):
             wrong.append(f"{key} is {is_there!r}, not {value!r}")
+    if int(found.get("max_bytes", -1)) <= 0:
+        wrong.append("max_bytes has no limit")
     if found.get("sealed") or found.get("mirror") or found.get("sources"):
         wrong.append("it is sealed, or fed from another stream")
     if wrong:
