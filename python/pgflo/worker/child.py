@@ -73,6 +73,8 @@ class Child:
         self = cls(process, pipe, name)
         self._on_message = on_message
         asyncio.get_running_loop().add_reader(pipe.fileno(), self._readable)
+        # uvloop makes what it watches non-blocking; whole messages go in and out of this one.
+        os.set_blocking(pipe.fileno(), True)
         return self
 
     @property
@@ -123,7 +125,7 @@ class Child:
         self._sending -= 1
 
     def _send(self, frames: Sequence[bytes]) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for frame in frames:
                 self._pipe.send_bytes(frame)
 
