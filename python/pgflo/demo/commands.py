@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 STOP_S = 30.0
 LOG_LINES = 15
 
+COMMAND_FAILED = Kind(
+    "demo.command_failed",
+    Exit.INTERNAL,
+    Retry.OPERATOR,
+    "The lines above tell why; `pgflo demo -v` shows more.",
+)
+TOO_SLOW = Kind(
+    "demo.too_slow",
+    Exit.INTERNAL,
+    Retry.OPERATOR,
+    "The logs above tell where it stands; start `pgflo demo` again on a less busy machine.",
+)
+
 
 class Command:
     """One long-running command."""
@@ -98,6 +111,11 @@ def _memory(process: psutil.Process) -> int:
     return int(getattr(full, "pss", full.rss))
 
 
+def too_slow(what: str) -> PgfloError:
+    """Tell that the demo gave up waiting."""
+    return PgfloError(TOO_SLOW, what)
+
+
 def failed(arguments: list[str], code: int, log: Path) -> PgfloError:
     """Tell that a command of the demo failed."""
     try:
@@ -105,14 +123,11 @@ def failed(arguments: list[str], code: int, log: Path) -> PgfloError:
     except ValueError:
         kept = Exit.INTERNAL
     lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    kind = Kind(
-        "demo.command_failed",
-        kept,
-        Retry.OPERATOR,
-        "Its last lines are above; run `pgflo demo --keep` to look around meanwhile.",
-    )
     detail = f"`{written(arguments)}` ended with {code}; the end of its log:"
-    return PgfloError(kind, "\n".join((detail, *lines)))
+    return PgfloError(
+        Kind(COMMAND_FAILED.code, kept, COMMAND_FAILED.retry, COMMAND_FAILED.hint),
+        "\n".join((detail, *lines)),
+    )
 
 
 def run_once(arguments: list[str], environment: Mapping[str, str], log: Path) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from pgflo.demo.commands import too_slow
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,13 +73,13 @@ class Meter:
         return covered is not None and covered >= lsn
 
     def lag_s(self, alive: Callable[[], None], limit_s: float) -> float:
-        """Measure one commit's way. Raises what `alive` raises, TimeoutError at the limit."""
+        """Measure one commit's way. Raises what `alive` raises, and at the limit."""
         started = time.monotonic()
         lsn = self.commit()
         while not self.covers(lsn):
             alive()
             if time.monotonic() - started > limit_s:
-                raise TimeoutError(f"a commit did not arrive within {limit_s:g} s")
+                raise too_slow(f"a commit did not arrive within {limit_s:g} s")
             time.sleep(POLL_S)
         return time.monotonic() - started
 

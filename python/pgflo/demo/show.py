@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pgflo.demo import dataset, figures
-from pgflo.demo.commands import Command, run_once, written
+from pgflo.demo.commands import LOG_LINES, Command, run_once, too_slow, written
 from pgflo.demo.writers import Writers
 from pgflo.embedded.postgres import EmbeddedPostgres
 from pgflo.errors import DIFFERS, PgfloError
@@ -151,10 +151,22 @@ def run(*, keep: bool, no_color: bool) -> None:
                 "PG_FLO_LOG_FORMAT": "console",
                 "PG_FLO_CONFIG": "/dev/null",
             }
-            _show(stage, stack, keep=keep)
+            try:
+                _show(stage, stack, keep=keep)
+            except Exception:
+                _show_logs(stage)
+                raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     console.print(f"[dim]nothing is left behind; {time.monotonic() - started:.0f} s in all[/]")
+
+
+def _show_logs(stage: Stage) -> None:
+    """Print the ends of the commands' logs, which are about to be removed."""
+    for log in sorted(stage.directory.glob("*.log")):
+        stage.console.print(f"the end of {log.name}:", style="bold red")
+        for line in log.read_text(errors="replace").splitlines()[-LOG_LINES:]:
+            stage.console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -236,7 +248,7 @@ def _copy(stage: Stage, commands: list[Command], meter: figures.Meter, started: 
                 command.check()
                 command.measure()
             if time.monotonic() - started > COPY_LIMIT_S:
-                raise TimeoutError(f"the copy took longer than {COPY_LIMIT_S:g} s")
+                raise too_slow(f"the copy takes longer than {COPY_LIMIT_S:g} s")
             status.update(f"{title}: {meter.copied_rows():,} rows")
             time.sleep(LOOK_S)
         rows = meter.copied_rows()
