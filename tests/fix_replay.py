@@ -1,14 +1,14 @@
 """Fixture `open_replay`: the least that a caller of `Replay` must do, with the plainest statements.
 
-Upstream: `fix_stream` gives envelopes. Downstream: the tests of replay. Invariant: a body is applied
-in one transaction of the target, or rolled back; statements are written from names that the source
-told, by psycopg.sql.
+Upstream: `fix_stream` gives envelopes. Downstream: the tests of replay. Invariant: a body is
+applied in one transaction of the target, or rolled back; statements are written by psycopg.sql from
+names that the source told.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, LiteralString, Protocol
 
 import psycopg
 import pytest
@@ -125,6 +125,7 @@ class Writer:
         self._params: list[Param] = []
 
     def insert(self, on_conflict: sql.SQL) -> tuple[sql.Composed, list[Param]]:
+        """Write an INSERT, and what follows it when the key exists."""
         self._params = []
         source = "new" if self._shape.op == "I" else "new_or_old"
         query = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({}){}").format(
@@ -136,6 +137,7 @@ class Writer:
         return query, self._params
 
     def update(self, key_source: str) -> tuple[sql.Composed, list[Param]]:
+        """Write an UPDATE that finds its row by a key of that source."""
         self._params = []
         # An identity column takes no value in an UPDATE: a key that stays is not set.
         left_out = {*self._shape.unchanged, *(() if self._shape.old else self.keys)}
@@ -150,6 +152,7 @@ class Writer:
         return query, self._params
 
     def delete(self) -> tuple[sql.Composed, list[Param]]:
+        """Write a DELETE."""
         self._params = []
         query = sql.SQL("DELETE FROM {} WHERE {}").format(
             name_of(self._relation), self._found("old")
@@ -165,8 +168,8 @@ class Writer:
             self._equal(source, list(self._numbers), "{} IS NOT DISTINCT FROM {}"),
         )
 
-    def _equal(self, source: str, numbers: list[int], form: str) -> sql.Composed:
-        comparison = sql.SQL(form)  # type: ignore[arg-type] - one of the two literals above
+    def _equal(self, source: str, numbers: list[int], form: LiteralString) -> sql.Composed:
+        comparison = sql.SQL(form)
         return sql.SQL(" AND ").join(
             comparison.format(self._column(number), self._param(source, number))
             for number in numbers
@@ -175,9 +178,9 @@ class Writer:
     def _column(self, number: int) -> sql.Identifier:
         return sql.Identifier(self._relation.columns[number].name)
 
-    def _param(self, source: str, number: int) -> sql.SQL:
+    def _param(self, source: str, number: int) -> sql.Composable:
         self._params.append((source, number))
-        return sql.SQL(f"${len(self._params)}")  # type: ignore[arg-type] - a number, no input
+        return sql.SQL("$") + sql.Literal(len(self._params))
 
 
 def name_of(relation: _core.Relation) -> sql.Identifier:

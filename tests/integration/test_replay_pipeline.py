@@ -46,7 +46,7 @@ def row(number: int, body: bytes = b"tame") -> Insert:
 
 
 def assert_in_psycopgs_hands(connection: psycopg.Connection[Any]) -> None:
-    """The connection is out of pipeline mode, does not block, and answers."""
+    """Check that the connection is out of pipeline mode, does not block, and answers."""
     assert connection.pgconn.pipeline_status == pq.PipelineStatus.OFF
     assert connection.pgconn.nonblocking == 1
     assert connection.execute("SELECT 1").fetchall() == [(1,)]
@@ -97,7 +97,7 @@ def test_answers_as_large_as_the_statements_do_not_stall_the_pipeline(
 def test_the_first_change_that_the_server_refuses_is_named(
     target: Database,
     applier: Applier,
-    careful: bool,  # noqa: FBT001 - a parameter of the test
+    careful: bool,
 ) -> None:
     rows = [
         row(number, b"wild" if number in {3000, 3500} else b"tame") for number in range(1, 6000)
@@ -119,14 +119,13 @@ def test_an_unexpected_row_count_is_named_before_a_later_error(
         "PREPARE change (bigint, text) AS UPDATE rows SET body = $2 WHERE id = $1"
     )
     rows = [row(number, b"wild" if number == 60 else b"tame") for number in range(1, 101)]
-    with applier.connection.transaction() as transaction:
+    with applier.connection.transaction(force_rollback=True):
         applier.replay.load(body_of(*rows), START, (0, 0))
         applier.replay.run(careful=False)
         asked = applier.replay.run(careful=False)
         assert asked.shape is not None
         applier.replay.register(asked.shape.id, Statement("change", [("new", 0), ("new", 1)]))
         step = applier.replay.run(careful=False)
-        raise psycopg.Rollback(transaction)
     assert (step.kind, step.ordinal, step.matched_rows) == (_core.STEP_FAILED, 40, 0)
     assert step.sqlstate == ""
     assert_in_psycopgs_hands(applier.connection)

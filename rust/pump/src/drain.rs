@@ -13,7 +13,9 @@ const FIRST_CAPACITY_BYTES: usize = 1024 * 1024;
 /// How long a call with a short timeout goes on reading one message that is not whole yet.
 const LONGEST_PARTIAL: Duration = Duration::from_millis(50);
 /// What COPY's binary format ends with, in a message of its own.
-const BINARY_TRAILER: &[u8] = &[0xff, 0xff];
+const BINARY_TRAILER: &[u8] = b"\xff\xff";
+/// Header and trailer in one message: a binary COPY without rows.
+const EMPTY_BINARY_COPY: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0\xff\xff";
 
 /// How messages are laid one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub enum DrainState {
 pub struct Drained {
     /// The messages, as `Layout` says.
     pub bytes: Vec<u8>,
-    /// How many; the trailer of a binary COPY is not a row and not counted.
+    /// How many; a binary COPY's trailer is not a row and not counted.
     pub messages: u64,
     /// Why it returned.
     pub state: DrainState,
@@ -59,7 +61,8 @@ impl Drained {
             self.bytes.extend_from_slice(&length.to_be_bytes());
         }
         self.bytes.extend_from_slice(message);
-        self.messages += u64::from(layout == Layout::Frames || message != BINARY_TRAILER);
+        let is_row = message != BINARY_TRAILER && message != EMPTY_BINARY_COPY;
+        self.messages += u64::from(layout == Layout::Frames || is_row);
     }
 }
 
