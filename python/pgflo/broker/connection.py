@@ -8,9 +8,10 @@ behind the scenes and told by `generation`. No text made here contains credentia
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import nats.errors
 import orjson
@@ -29,7 +30,7 @@ from pgflo.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nats.aio.client import Server
     from nats.js import JetStreamContext
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pgflo.config.settings import NatsSettings
 
 log = structlog.get_logger("pgflo.broker")
+
+Result = TypeVar("Result")
 
 OLDEST_SERVER = (2, 10)
 """Older servers silently ignore stream and consumer settings that we rely on."""
@@ -98,16 +101,37 @@ class Broker:
     async def wait_generation_change(self, generation: int) -> int:
         """Return the generation once it is another than `generation`.
 
-        BROKER_UNREACHABLE when closed.
+        Raises `PgfloError` (BROKER_UNREACHABLE) when the connection is closed.
         """
+        await self._wait(lambda: self.generation != generation)
+        return self.generation
+
+    async def wait_connected(self) -> None:
+        """Return when the connection stands. BROKER_UNREACHABLE when it is closed."""
+        await self._wait(lambda: self.is_connected)
+
+    async def attempt(
+        self, exchange: Callable[[], Awaitable[Result]], timeout_s: float = API_TIMEOUT_S
+    ) -> Result:
+        """Await one question and its answer; TimeoutError as soon as the connection is lost.
+
+        The client would wait on: what was sent into a lost connection is never answered.
+        """
+        async with asyncio.timeout(timeout_s) as limit:
+            stop = self.watch(lambda: None if limit.expired() else limit.reschedule(0.0))
+            try:
+                return await exchange()
+            finally:
+                stop()
+
+    async def _wait(self, condition: Callable[[], bool]) -> None:
         changed = asyncio.Event()
         stop = self.watch(changed.set)
         try:
-            while self.generation == generation:
+            while not condition():
                 self.check_open()
                 changed.clear()
                 await changed.wait()
-            return self.generation
         finally:
             stop()
 
@@ -126,18 +150,19 @@ class Broker:
         BROKER_REFUSED with `err_code` in its context.
         """
         self.check_open()
+        asked = orjson.dumps(payload) if payload else b""
         try:
-            answer = await self.nc.request(
-                f"$JS.API.{subject}", orjson.dumps(payload) if payload else b"", timeout=timeout_s
+            answer = await self.attempt(
+                lambda: self.nc.request(f"$JS.API.{subject}", asked, timeout=2 * timeout_s),
+                timeout_s,
             )
         except nats.errors.NoRespondersError:
             raise PgfloError(
                 BROKER_NO_JETSTREAM, f"nothing at {self.where} serves JetStream requests"
             ) from None
-        except (nats.errors.Error, OSError) as error:
-            raise PgfloError(
-                BROKER_UNREACHABLE, f"no answer from {self.where} within {timeout_s:g} s: {error}"
-            ) from None
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            cause = f": {error}" if str(error) else ""
+            raise PgfloError(BROKER_UNREACHABLE, f"no answer from {self.where}{cause}") from None
         told: dict[str, Any] = orjson.loads(answer.data)
         if (refused := told.get("error")) is not None:
             code = int(refused.get("err_code", 0))
@@ -158,7 +183,13 @@ class Broker:
         deadline, pause_s = loop.time() + patience_s, RETRY_PAUSE_S
         while True:
             try:
+                async with asyncio.timeout_at(deadline if patience_s < math.inf else None):
+                    await self.wait_connected()
                 return await self.request_json(subject, payload)
+            except TimeoutError:
+                raise PgfloError(
+                    BROKER_UNREACHABLE, f"no connection to {self.where} for {patience_s:g} s"
+                ) from None
             except PgfloError as error:
                 if not passes(error) or loop.time() + pause_s > deadline:
                     raise

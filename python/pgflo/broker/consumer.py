@@ -273,10 +273,7 @@ class Consumer:
 
     async def _begin_anew(self) -> None:
         await self._unsubscribe()
-        while not self._broker.is_connected:
-            self._broker.check_open()
-            self._trouble.clear()
-            await self._trouble.wait()
+        await self._broker.wait_connected()
         self._trouble.clear()
         state = await self._look()
         await self._check_stream(state)

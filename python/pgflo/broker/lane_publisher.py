@@ -28,7 +28,7 @@ from pgflo.broker.publisher import (
     YIELD_BYTES,
     too_large,
 )
-from pgflo.broker.stored import StreamState, is_missing, state_of
+from pgflo.broker.stored import StreamState, is_missing, message_at, state_of
 from pgflo.broker.topology import OUT_OF_STORE, grow
 from pgflo.errors import BROKER_FULL, BROKER_WENT_BACK, PgfloError
 
@@ -83,6 +83,8 @@ class LanePublisher:
         self._deadline_s = deadline_s
         self._created = ""
         self._stored_seq = 0
+        self._stored: _Sent | None = None
+        self._must_verify = False
         self._room_bytes = 0
         self._first_number = 0
         """Tag of the oldest in flight; the others follow."""
@@ -133,10 +135,19 @@ class LanePublisher:
 
     async def verify(self) -> None:
         """Raise `PgfloError` (BROKER_WENT_BACK) when the stream lost what it has acknowledged."""
-        acknowledged = self._stored_seq
+        acknowledged, stored = self._stored_seq, self._stored
         state = await self._look()
         if state.last_seq < acknowledged:
             raise self._went_back(f"ends with {state.last_seq}, after acknowledging {acknowledged}")
+        if stored is None:
+            return
+        message = await message_at(self._broker, self._stream, acknowledged)
+        if message is not None and (message.subject, message.data) != (stored.subject, stored.data):
+            raise self._went_back(f"holds another message as {acknowledged} than it acknowledged")
+
+    async def _verify_once(self) -> None:
+        self._must_verify = False
+        await self.verify()
 
     async def close(self) -> None:
         """Stop without waiting for what is in flight."""
@@ -206,10 +217,10 @@ class LanePublisher:
         self._moved.set()
 
     def _take_stored(self, sent: _Sent, answer: Answer) -> None:
-        self._stored_seq = max(self._stored_seq, answer.seq)
         if sent is not self._window[0]:
             self._break("an envelope was stored after one that was not")
             return
+        self._stored, self._stored_seq = sent, answer.seq
         self._window.popleft()
         self._first_number += 1
         self.in_flight_bytes -= len(sent.data)
@@ -267,6 +278,7 @@ class LanePublisher:
         return state
 
     def _on_connection(self) -> None:
+        self._must_verify = True
         if self._window:
             self._break("the connection was lost")
 
@@ -279,13 +291,15 @@ class LanePublisher:
         if self._too_large:
             raise too_large(max(len(sent.data) for sent in self._window), self._broker)
         if not self._broken:
+            if self._must_verify:
+                await self._verify_once()
             return
         why, self._broken = self._broken, ""
         self._first_number += len(self._window)
         self._window.clear()
         self._queue.clear()
         self.in_flight_bytes = self._room_bytes = 0
-        await self.verify()
+        await self._verify_once()
         log.warning("the range is published again", stream=self._stream, why=why)
         raise LaneBroken(why)
 

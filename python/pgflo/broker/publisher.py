@@ -293,10 +293,10 @@ class ChangePublisher:
 
     async def _recover(self) -> None:
         self._flowing = False
-        self._trouble.clear()
         self._round += 1
         refusal, self._refusal = self._refusal, None
-        await self._wait_connected()
+        await self._broker.wait_connected()
+        self._trouble.clear()
         await self.verify()
         if refusal is not None:
             await self._answer_refusal(refusal)
@@ -373,13 +373,6 @@ class ChangePublisher:
             if seq <= acknowledged:
                 raise self._went_back(f"holds another message as {seq} than it acknowledged")
             raise self._broken(f"somebody else stored message {seq}", seq)
-
-    async def _wait_connected(self) -> None:
-        while not self._broker.is_connected:
-            self._broker.check_open()
-            self._trouble.clear()
-            await self._trouble.wait()
-        self._trouble.clear()
 
     async def _wait_moved(self) -> None:
         self._raise_failure()

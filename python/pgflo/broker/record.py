@@ -287,7 +287,9 @@ async def _repeat(broker: Broker, action: Callable[[], Awaitable[Result]]) -> Re
     deadline = loop.time() + PATIENCE_S
     while True:
         try:
-            return await action()
+            async with asyncio.timeout_at(deadline):
+                await broker.wait_connected()
+            return await broker.attempt(action)
         except (nats.js.errors.KeyNotFoundError, nats.js.errors.KeyWrongLastSequenceError):
             raise
         except nats.errors.MaxPayloadError:
