@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from pgflo.embedded import EmbeddedNats, EmbeddedPostgres, throw_away_directory
+from pgflo.embedded import EmbeddedNats, throw_away_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,14 +167,6 @@ def test_a_server_that_died_by_itself_is_not_running(nats_factory: NatsFactory) 
     assert not server.running
     server.start()
     assert server.running
-
-
-def test_servers_do_not_run_as_root() -> None:
-    directory = throw_away_directory("pgflo-test-")
-    with EmbeddedPostgres(directory, throw_away=True) as server:
-        assert psutil.Process(server.pid).uids().real != 0
-        assert psutil.Process(server.pid).uids().effective != 0
-        assert psutil.Process(server.pid).gids().effective != 0 or os.getegid() == 0 != os.geteuid()
 
 
 def assert_all_end(processes: list[psutil.Process]) -> None:

@@ -82,13 +82,17 @@ def claim_directory(directory: Path, account: Account, *, kind: str) -> Path:
         raise PgfloError(
             DIRECTORY_REFUSED, f"{resolved} is neither empty nor an embedded {kind} server's"
         )
-    resolved.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not account.reaches(resolved):
+    missing = [path for path in (resolved, *resolved.parents) if not path.exists()]
+    first_made = missing[-1] if missing else resolved
+    if not account.reaches(first_made):
         raise PgfloError(
             DIRECTORY_REFUSED,
             f"the user {UNPRIVILEGED_USER!r}, under which root starts PostgreSQL, cannot search "
-            f"the parents of {resolved}",
+            f"the parents of {first_made}",
         )
+    for path in reversed(missing):
+        path.mkdir(mode=0o700)
+        account.let_in(path)
     account.let_in(resolved)
     mark.touch()
     return resolved
