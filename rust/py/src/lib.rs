@@ -10,6 +10,7 @@ mod lsn;
 mod messages;
 mod pump;
 mod replay;
+mod step;
 
 use pyo3::prelude::*;
 
@@ -57,17 +58,19 @@ mod _core {
     #[pymodule_export]
     const PUMP_FAILED: u8 = crate::pump::PUMP_FAILED;
     #[pymodule_export]
-    use crate::replay::{Column, Relation, Replay, Shape, Statement, Step};
+    use crate::replay::{Replay, Statement};
     #[pymodule_export]
-    const STEP_DONE: u8 = crate::replay::STEP_DONE;
+    use crate::step::{Column, Relation, Shape, Step};
     #[pymodule_export]
-    const STEP_RELATION: u8 = crate::replay::STEP_RELATION;
+    const STEP_DONE: u8 = crate::step::STEP_DONE;
     #[pymodule_export]
-    const STEP_STATEMENT: u8 = crate::replay::STEP_STATEMENT;
+    const STEP_RELATION: u8 = crate::step::STEP_RELATION;
     #[pymodule_export]
-    const STEP_TRUNCATE: u8 = crate::replay::STEP_TRUNCATE;
+    const STEP_STATEMENT: u8 = crate::step::STEP_STATEMENT;
     #[pymodule_export]
-    const STEP_MESSAGE: u8 = crate::replay::STEP_MESSAGE;
+    const STEP_TRUNCATE: u8 = crate::step::STEP_TRUNCATE;
     #[pymodule_export]
-    const STEP_FAILED: u8 = crate::replay::STEP_FAILED;
+    const STEP_MESSAGE: u8 = crate::step::STEP_MESSAGE;
+    #[pymodule_export]
+    const STEP_FAILED: u8 = crate::step::STEP_FAILED;
 }

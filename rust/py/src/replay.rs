@@ -4,93 +4,23 @@
 //! `pgflo_core::apply` decides, `pgflo_pump::Pipeline` sends. Invariant: when a call returns, the
 //! connection is out of pipeline mode and nothing is in flight.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::sync::Mutex;
 
-use pgflo_core::apply::{self, CONNECTION_FAILURE, Call, Cause, Conflict, Conflicts, Op, Source};
+use pgflo_core::apply::{self, Call, Conflict, Source};
 use pgflo_core::error::EnvelopeError;
-use pgflo_core::pgoutput::OldKind;
 use pgflo_core::{CoreError, Lsn, Position};
 use pgflo_pump::Pipeline;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
 
 use crate::boundary::{self, Bytes};
 use crate::error::raise_plain;
 use crate::pump::Pump;
-
-/// Values of `Step.kind`: the body is applied.
-pub const STEP_DONE: u8 = 0;
-/// A relation is new or changed.
-pub const STEP_RELATION: u8 = 1;
-/// A shape has no statement yet.
-pub const STEP_STATEMENT: u8 = 2;
-/// A TRUNCATE stands here.
-pub const STEP_TRUNCATE: u8 = 3;
-/// A transactional logical message stands here.
-pub const STEP_MESSAGE: u8 = 4;
-/// A change could not be applied.
-pub const STEP_FAILED: u8 = 5;
-
-/// `Step.matched_rows` where no row count is the trouble.
-const NOT_COUNTED: i64 = -1;
-
-/// A column of a relation as the source describes it.
-#[pyclass(frozen, get_all, eq, module = "pgflo._core")]
-#[derive(PartialEq, Eq)]
-pub struct Column {
-    name: String,
-    type_oid: u32,
-    typmod: i32,
-    key: bool,
-}
-
-/// A relation as the source describes it.
-#[pyclass(frozen, get_all, module = "pgflo._core")]
-pub struct Relation {
-    oid: u32,
-    version: u32,
-    schema: String,
-    name: String,
-    replica_identity: char,
-    columns: Vec<Py<Column>>,
-}
-
-/// What a statement must do.
-#[pyclass(frozen, get_all, module = "pgflo._core")]
-pub struct Shape {
-    id: u32,
-    relation_oid: u32,
-    op: char,
-    old: &'static str,
-    unchanged: Py<PyTuple>,
-    careful: bool,
-}
+use crate::step::{Step, Tally};
 
 /// A prepared statement and where its parameters come from.
 #[pyclass(frozen, module = "pgflo._core")]
 pub struct Statement(apply::Statement);
-
-/// Why `Replay.run` returned.
-#[pyclass(frozen, get_all, module = "pgflo._core")]
-pub struct Step {
-    kind: u8,
-    relation: Option<Py<Relation>>,
-    shape: Option<Py<Shape>>,
-    truncated: Vec<Py<Relation>>,
-    cascade: bool,
-    restart_identity: bool,
-    prefix: String,
-    content: Py<PyBytes>,
-    commit_lsn: u64,
-    ordinal: u64,
-    sqlstate: String,
-    constraint: String,
-    matched_rows: i64,
-    changes: u64,
-    conflicts: BTreeMap<&'static str, u64>,
-}
 
 /// Applies changes in source order through prepared statements, pipelined on one connection.
 #[pyclass(frozen, module = "pgflo._core")]
@@ -202,178 +132,6 @@ impl Replay {
             work(&mut *self.replay.lock().map_err(broken)?)
         })
     }
-}
-
-/// How far replay is.
-struct Tally {
-    position: Position,
-    changes: u64,
-    conflicts: Conflicts,
-}
-
-impl Tally {
-    fn of(replay: &apply::Replay<Bytes>) -> Self {
-        Self {
-            position: replay.position(),
-            changes: replay.changes(),
-            conflicts: replay.conflicts(),
-        }
-    }
-}
-
-impl Step {
-    fn bare(py: Python<'_>, kind: u8, position: Position, tally: &Tally) -> Self {
-        let met = tally.conflicts;
-        let conflicts = [
-            ("insert_exists", met.insert_exists),
-            ("update_missing", met.update_missing),
-            ("delete_missing", met.delete_missing),
-        ];
-        Self {
-            kind,
-            relation: None,
-            shape: None,
-            truncated: Vec::new(),
-            cascade: false,
-            restart_identity: false,
-            prefix: String::new(),
-            content: PyBytes::new(py, &[]).unbind(),
-            commit_lsn: position.commit_lsn.0,
-            ordinal: position.ordinal,
-            sqlstate: String::new(),
-            constraint: String::new(),
-            matched_rows: NOT_COUNTED,
-            changes: tally.changes,
-            conflicts: conflicts
-                .into_iter()
-                .filter(|(_, count)| *count > 0)
-                .collect(),
-        }
-    }
-
-    fn new(py: Python<'_>, step: apply::Step, tally: &Tally) -> PyResult<Self> {
-        let bare = |kind, position| Self::bare(py, kind, position, tally);
-        Ok(match step {
-            apply::Step::Done => bare(STEP_DONE, tally.position),
-            apply::Step::Relation(relation, place) => Self {
-                relation: Some(described(py, &relation)?),
-                ..bare(STEP_RELATION, place.position)
-            },
-            apply::Step::Statement(shape, place) => Self {
-                shape: Some(shaped(py, &shape)?),
-                ..bare(STEP_STATEMENT, place.position)
-            },
-            apply::Step::Truncate {
-                relations,
-                cascade,
-                restart_identity,
-                place,
-            } => Self {
-                truncated: relations
-                    .iter()
-                    .map(|relation| described(py, relation))
-                    .collect::<PyResult<_>>()?,
-                cascade,
-                restart_identity,
-                ..bare(STEP_TRUNCATE, place.position)
-            },
-            apply::Step::Message {
-                prefix,
-                content,
-                place,
-            } => Self {
-                prefix,
-                content: PyBytes::new(py, &content).unbind(),
-                ..bare(STEP_MESSAGE, place.position)
-            },
-            apply::Step::Failed(refusal, relation) => {
-                let relation = relation
-                    .map(|relation| described(py, &relation))
-                    .transpose()?;
-                let failed = Self {
-                    relation,
-                    ..bare(STEP_FAILED, refusal.place.position)
-                };
-                failed.because(refusal.cause)
-            }
-        })
-    }
-
-    fn because(self, cause: Cause) -> Self {
-        match cause {
-            Cause::Rows(rows) => Self {
-                matched_rows: i64::try_from(rows).unwrap_or(i64::MAX),
-                ..self
-            },
-            Cause::Server {
-                sqlstate,
-                constraint,
-            } => Self {
-                sqlstate,
-                constraint,
-                ..self
-            },
-            Cause::Lost => Self {
-                sqlstate: CONNECTION_FAILURE.to_owned(),
-                ..self
-            },
-        }
-    }
-}
-
-fn described(py: Python<'_>, relation: &apply::Relation) -> PyResult<Py<Relation>> {
-    let columns = relation.columns.iter().map(|column| {
-        let apply::Column {
-            name,
-            type_oid,
-            typmod,
-            key,
-        } = column.clone();
-        Py::new(
-            py,
-            Column {
-                name,
-                type_oid,
-                typmod,
-                key,
-            },
-        )
-    });
-    let relation = Relation {
-        oid: relation.oid,
-        version: relation.version,
-        schema: relation.schema.clone(),
-        name: relation.name.clone(),
-        replica_identity: char::from(relation.replica_identity),
-        columns: columns.collect::<PyResult<_>>()?,
-    };
-    Py::new(py, relation)
-}
-
-fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
-    let op = match shape.op {
-        Op::Insert => 'I',
-        Op::Update => 'U',
-        Op::Delete => 'D',
-    };
-    let old = match shape.old {
-        None => "",
-        Some(OldKind::Key) => "K",
-        Some(OldKind::Row) => "O",
-    };
-    let unchanged = PyTuple::new(py, &shape.unchanged)?.unbind();
-    let (id, relation_oid, careful) = (shape.id, shape.relation_oid, shape.careful);
-    Py::new(
-        py,
-        Shape {
-            id,
-            relation_oid,
-            op,
-            old,
-            unchanged,
-            careful,
-        },
-    )
 }
 
 fn call_of(py: Python<'_>, name: String, params: Params) -> PyResult<Call> {
