@@ -1,4 +1,4 @@
-"""Fixtures `changes` and `sink`: real changes as envelopes, and the PostgreSQL sink without a worker.
+"""Fixtures `changes` and `sink`: real changes as envelopes, and the PostgreSQL sink by itself.
 
 Neighbours: `fix_postgres`. `changes` reads a slot by SQL function, so that a test decides when, and
 cuts the envelopes as small as it likes. `sink` applies them in the test's own process.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import psycopg
     from psycopg.rows import TupleRow
-    from tests.fix_postgres import Database
+    from tests.fix_postgres import Database, Query
 
     from pgflo.sinks.postgres.transaction import Applied
 
@@ -111,6 +111,19 @@ class Sink:
             "SELECT (commit_lsn - '0/0')::bigint, ordinal FROM pgflo.progress"
         )
         return int(lsn), int(ordinal)
+
+
+def on_both(changes: Changes, sink: Sink, statements: Query) -> None:
+    """Run the same statements on both sides, and forget the changes they make at the source."""
+    changes.source.execute(statements)
+    sink.target.execute(statements)
+    changes.frames()
+
+
+def assert_equal(changes: Changes, sink: Sink, *tables: str) -> None:
+    """Compare tables row by row."""
+    for table in tables:
+        assert table_rows(sink.target, table) == table_rows(changes.source, table)
 
 
 def bodies(envelopes: Sequence[_core.Envelope]) -> list[Body]:

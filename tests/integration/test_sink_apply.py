@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.fix_changes import bodies, table_rows
+from tests.fix_changes import assert_equal, bodies, on_both, table_rows
 
-from pgflo import errors
+from pgflo import _core, errors
 from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
@@ -15,20 +15,8 @@ if TYPE_CHECKING:
     from tests.fix_postgres import Database
 
 
-def both(changes: Changes, sink: Sink, statements: str) -> None:
-    """Run the same statements on both sides; the changes they make at the source are not applied."""
-    changes.source.execute(statements)
-    sink.target.execute(statements)
-    changes.frames()
-
-
-def assert_equal(changes: Changes, sink: Sink, *tables: str) -> None:
-    for table in tables:
-        assert table_rows(sink.target, table) == table_rows(changes.source, table)
-
-
 def test_inserts_updates_and_deletes_are_applied_in_order(changes: Changes, sink: Sink) -> None:
-    both(changes, sink, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    on_both(changes, sink, "CREATE TABLE t (id int PRIMARY KEY, v text)")
     changes.source.execute(
         "INSERT INTO t SELECT g, 'a' || g FROM generate_series(1, 100) g",
         "UPDATE t SET v = v || '!' WHERE id % 3 = 0",
@@ -45,7 +33,7 @@ def test_inserts_updates_and_deletes_are_applied_in_order(changes: Changes, sink
 
 
 def test_an_unchanged_toast_value_is_left_as_it_is(changes: Changes, sink: Sink) -> None:
-    both(
+    on_both(
         changes,
         sink,
         "CREATE TABLE t (id int PRIMARY KEY, n int, big text);"
@@ -60,7 +48,7 @@ def test_an_unchanged_toast_value_is_left_as_it_is(changes: Changes, sink: Sink)
 def test_a_changed_key_moves_the_row_and_keeps_its_toast_value(
     changes: Changes, sink: Sink
 ) -> None:
-    both(
+    on_both(
         changes,
         sink,
         "CREATE TABLE t (id int PRIMARY KEY, big text);"
@@ -73,7 +61,7 @@ def test_a_changed_key_moves_the_row_and_keeps_its_toast_value(
 
 
 def test_rows_swap_their_keys_within_one_transaction(changes: Changes, sink: Sink) -> None:
-    both(
+    on_both(
         changes,
         sink,
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')",
@@ -87,7 +75,7 @@ def test_rows_swap_their_keys_within_one_transaction(changes: Changes, sink: Sin
 
 
 def test_duplicate_rows_without_a_key_are_changed_one_by_one(changes: Changes, sink: Sink) -> None:
-    both(
+    on_both(
         changes,
         sink,
         "CREATE TABLE t (a int, b text, c numeric(10, 2), d varchar(5), e char(4), f bit(3));"
@@ -106,7 +94,7 @@ def test_duplicate_rows_without_a_key_are_changed_one_by_one(changes: Changes, s
 
 
 def test_full_identity_uses_the_destinations_primary_key(changes: Changes, sink: Sink) -> None:
-    both(
+    on_both(
         changes,
         sink,
         "CREATE TABLE t (id int PRIMARY KEY, v text, big text);"
@@ -121,7 +109,7 @@ def test_full_identity_uses_the_destinations_primary_key(changes: Changes, sink:
 
 
 def test_generated_and_identity_columns_keep_their_own_rules(changes: Changes, sink: Sink) -> None:
-    both(
+    on_both(
         changes,
         sink,
         "CREATE TABLE always (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, big text,"
@@ -148,11 +136,12 @@ def test_generated_and_identity_columns_keep_their_own_rules(changes: Changes, s
 
 
 def test_quoted_names_arrive(changes: Changes, sink: Sink) -> None:
-    both(
+    on_both(
         changes,
         sink,
         'CREATE SCHEMA "Odd.Schema";'
-        'CREATE TABLE "Odd.Schema"."Ta""ble; --" ("Key ""x" int PRIMARY KEY, "select" text, "%s" int)',
+        'CREATE TABLE "Odd.Schema"."Ta""ble; --"'
+        ' ("Key ""x" int PRIMARY KEY, "select" text, "%s" int)',
     )
     changes.source.execute(
         'INSERT INTO "Odd.Schema"."Ta""ble; --" VALUES (1, \'a\', 1), (2, \'b\', 2)',
@@ -196,7 +185,7 @@ def test_a_missing_partition_is_written_through_its_root(changes: Changes, sink:
 
 
 def test_keys_are_compared_as_the_destinations_index_does(changes: Changes, sink: Sink) -> None:
-    both(
+    on_both(
         changes,
         sink,
         "CREATE EXTENSION citext; CREATE TABLE t (k citext PRIMARY KEY, n int);"
@@ -218,7 +207,7 @@ def test_keys_are_compared_as_the_destinations_index_does(changes: Changes, sink
 def test_a_large_transaction_is_applied_in_steps_and_seen_at_once(
     changes: Changes, sink: Sink, target: Database
 ) -> None:
-    both(changes, sink, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    on_both(changes, sink, "CREATE TABLE t (id int PRIMARY KEY, v text)")
     changes.source.execute(
         "INSERT INTO t SELECT g, repeat('v', 50) FROM generate_series(1, 3000) g"
     )
@@ -234,8 +223,20 @@ def test_a_large_transaction_is_applied_in_steps_and_seen_at_once(
     assert_equal(changes, sink, "t")
 
 
+def test_a_row_larger_than_an_envelope_arrives_whole(changes: Changes, sink: Sink) -> None:
+    on_both(changes, sink, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    changes.source.execute(
+        "INSERT INTO t VALUES (1, 'small'), (2, repeat('j', 20 * 1024 * 1024))",
+        "UPDATE t SET id = 3 WHERE id = 2",
+    )
+    envelopes = changes.envelopes()
+    assert max(envelope.parts for envelope in envelopes) > 20
+    sink.apply(envelopes)
+    assert_equal(changes, sink, "t")
+
+
 def test_what_is_applied_already_is_skipped_change_by_change(changes: Changes, sink: Sink) -> None:
-    both(changes, sink, "CREATE TABLE log (n int)")
+    on_both(changes, sink, "CREATE TABLE log (n int)")
     start = (changes.position, changes.end_lsn)
     changes.source.execute("INSERT INTO log SELECT generate_series(1, 10)")
     frames = changes.frames()
@@ -249,8 +250,8 @@ def test_what_is_applied_already_is_skipped_change_by_change(changes: Changes, s
     assert_equal(changes, sink, "log")
 
 
-def _cut(changes: Changes, frames: bytes, start: tuple[tuple[int, int], int]) -> list:
-    from pgflo import _core
-
+def _cut(
+    changes: Changes, frames: bytes, start: tuple[tuple[int, int], int]
+) -> list[_core.Envelope]:
     assembler = _core.Assembler(changes.incarnation.bytes, *start)
     return [*assembler.feed(frames), *assembler.flush()]

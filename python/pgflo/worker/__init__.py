@@ -19,9 +19,9 @@ The pipe of a writer:
 At most two steps are under way: one applied, one waiting in the pipe.
 
 The pipe of a copy writer:
-    worker → writer   lane {lane, start_seq, patience_s, tables}
-    writer → worker   for each range: copied {…}; if a range belongs to a snapshot that the worker
-                      has not prepared: unprepared {…}; when it gives the lane back: left {lane}
+    worker → writer   lane {lane, start_seq, patience_s}
+    writer → worker   for each range: copied {…}; when it gives the lane back: left {lane};
+                      as the last word: failed {…}
 """
 
 from pgflo.worker.run import run

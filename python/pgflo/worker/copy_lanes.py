@@ -21,11 +21,11 @@ from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
-from pgflo.sinks.postgres.prepare import find_tables, start_again
-from pgflo.sinks.postgres.range_copy import copied_ranges
+from pgflo.sinks.postgres.prepare import find_tables
+from pgflo.sinks.postgres.range_copy import Target, copied_ranges
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
-from pgflo.worker.messages import Copied, Lane, LaneTable, Left, Unprepared, encode, table_values
+from pgflo.worker.messages import Copied, Lane, Left, encode
 from pgflo.worker.tables import source_table
 
 if TYPE_CHECKING:
@@ -76,14 +76,11 @@ class CopyLanes:
         self._lanes: set[int] = set()
         self._idle: deque[int] = deque()
         """Numbers of copy writers that have no lane."""
-        self._blocked: dict[int, Unprepared] = {}
-        """Lanes that wait for a table to be prepared."""
         self._done: dict[tuple[int, int], dict[int, int]] = {}
         """(oid, snapshot) → range → rows."""
         self._untold: set[int] = set()
         """Tables whose record of copied ranges is behind."""
         self._changed = asyncio.Event()
-        self._described: dict[int, set[tuple[int, int]]] = {}
 
     async def run(self) -> None:
         """Copy until every table is complete. Raises `PgfloError`; open ranges are rolled back."""
@@ -95,6 +92,8 @@ class CopyLanes:
             return
         await self._check_stream()
         self._report.phase("copying")
+        # The replicator tells the lanes right after the group is ready.
+        view = await self._view.wait(lambda now: now.group.lanes > 0)
         try:
             await self._start_children(view)
             await first_of(
@@ -148,6 +147,7 @@ class CopyLanes:
     # --- copy writers
 
     async def _start_children(self, view: View) -> None:
+        targets = await asyncio.to_thread(self._find_targets, list(view.tables.values()))
         wanted = max(1, min(self._settings.copy_writers, view.group.lanes))
         for number in range(wanted):
             child = await Child.start(
@@ -157,12 +157,13 @@ class CopyLanes:
                 self._to,
                 self._settings.nats,
                 self._names,
+                targets,
                 on_message=partial(self._on_message, number),
             )
             self._children.append(child)
             self._idle.append(number)
 
-    def _on_message(self, number: int, message: Copied | Unprepared | Left) -> None:
+    def _on_message(self, number: int, message: Copied | Left) -> None:
         match message:
             case Copied():
                 if message.is_new:
@@ -170,61 +171,32 @@ class CopyLanes:
                     ranges[message.range_no] = message.rows
                     self._untold.add(message.oid)
                 self._report.lane(message.lane, message.seq)
-            case Unprepared():
-                self._blocked[message.lane] = message
             case Left():
-                if message.lane not in self._blocked:
-                    self._free.append(message.lane)
+                self._free.append(message.lane)
                 self._idle.append(number)
         self._changed.set()
 
     async def _distribute(self) -> None:
-        """Give free lanes to idle copy writers, prepare tables that lanes wait for."""
+        """Give free lanes to idle copy writers."""
         while True:
             view = await self._view.wait(lambda _: True)
             for lane in range(view.group.lanes):
                 if lane not in self._lanes:
                     self._lanes.add(lane)
                     self._free.append(lane)
-            for lane, blocked in list(self._blocked.items()):
-                if await self._prepare(view, blocked):
-                    del self._blocked[lane]
-                    self._free.append(lane)
             while self._free and self._idle:
-                await self._assign(view, self._idle.popleft(), self._free.popleft())
+                await self._assign(self._idle.popleft(), self._free.popleft())
             waiting = self._changed.wait()
             await first_of(waiting, self._view.after(view))
 
-    async def _assign(self, view: View, number: int, lane: int) -> None:
+    async def _assign(self, number: int, lane: int) -> None:
         is_shared = len(self._lanes) > len(self._children)
         message = Lane(
             lane,
             self._report.lane_seqs.get(lane, 0) + 1,
             SHARED_LANE_PATIENCE_S if is_shared else OWN_LANE_PATIENCE_S,
-            await self._news(view, number),
         )
         await self._children[number].send([encode(message)], is_waiting=True)
-
-    async def _news(self, view: View, number: int) -> list[dict[str, object]]:
-        """Describe the tables that a copy writer has not heard of."""
-        told = self._described.setdefault(number, set())
-        fresh = [
-            table for table in view.tables.values() if (table.oid, table.snapshot_lsn) not in told
-        ]
-        if not fresh:
-            return []
-        found = await asyncio.to_thread(self._find, fresh)
-        told |= {(table.oid, table.snapshot_lsn) for table in fresh}
-        return found
-
-    async def _prepare(self, view: View, blocked: Unprepared) -> bool:
-        """Empty a table for its new snapshot; False while the record does not tell of it yet."""
-        table = view.tables.get(blocked.oid)
-        if table is None or table.snapshot_lsn < blocked.snapshot_lsn:
-            return False
-        log.info("copying a table anew", table=f"{table.schema}.{table.name}")
-        await asyncio.to_thread(self._start_again, table)
-        return True
 
     # --- the group's record
 
@@ -252,25 +224,18 @@ class CopyLanes:
         with self._connect() as conn:
             return copied_ranges(conn, self._to, self._names.incarnation)
 
-    def _find(self, tables: list[TableRecord]) -> list[dict[str, object]]:
+    def _find_targets(self, tables: list[TableRecord]) -> dict[int, Target]:
         with self._connect() as conn:
             found = find_tables(conn, [source_table(table, copied=True) for table in tables])
-        return [
-            table_values(
-                LaneTable(
-                    table.oid,
-                    found[table.oid].schema,
-                    found[table.oid].name,
-                    [column.name for column in table.columns],
-                )
+        return {
+            table.oid: Target(
+                found[table.oid].schema,
+                found[table.oid].name,
+                tuple(column.name for column in table.columns),
+                table.snapshot_lsn,
             )
             for table in tables
-        ]
-
-    def _start_again(self, table: TableRecord) -> None:
-        wanted = source_table(table, copied=True)
-        with self._connect() as conn:
-            start_again(conn, self._to, wanted, find_tables(conn, [wanted])[table.oid])
+        }
 
 
 async def _raise(child: Child) -> NoReturn:

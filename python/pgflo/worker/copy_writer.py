@@ -3,7 +3,8 @@
 Upstream: `copy_lanes` gives it lanes through a pipe; the lane's envelopes come straight from the
 broker. Downstream: `RangeCopy`, one destination transaction per range.
 Invariant: the parts of an attempt are loaded in order and without a gap, or not at all. What is not
-wanted (another incarnation, a known range, an attempt with a gap, a repeated part) is dropped.
+wanted (another incarnation or snapshot, a known range, an attempt with a gap, a repeated part) is
+dropped.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pgflo.broker.connection import connect
 from pgflo.broker.consumer import Consumer
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres.connection import failure
-from pgflo.sinks.postgres.range_copy import Range, RangeCopy, Target, Verdict
+from pgflo.sinks.postgres.range_copy import Range, RangeCopy
 from pgflo.supervisor.lifeline import die_with_parent
-from pgflo.worker.messages import Copied, Failed, Lane, Left, Message, Unprepared, decode, encode
+from pgflo.worker.messages import Copied, Failed, Lane, Left, Message, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pgflo.broker.names import Names
     from pgflo.config.settings import NatsSettings
     from pgflo.sinks.postgres.connection import Destination
+    from pgflo.sinks.postgres.range_copy import Target
 
 log = structlog.get_logger("pgflo.worker")
 
@@ -53,6 +55,7 @@ def main(
     to: Destination,
     nats: NatsSettings,
     names: Names,
+    targets: Mapping[int, Target],
 ) -> None:
     """Run until the pipe ends or something fails."""
     die_with_parent()
@@ -60,7 +63,7 @@ def main(
     logs.configure_child(log_settings)
     structlog.contextvars.bind_contextvars(group=to.group, sink=to.sink, copy_writer=number)
     try:
-        uvloop.run(_serve(pipe, number, to, nats, names))
+        uvloop.run(_serve(pipe, number, to, nats, names, targets))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the worker wants us to end; a range under way is rolled back
     except PgfloError as error:
@@ -73,7 +76,12 @@ def main(
 
 
 async def _serve(
-    pipe: Connection, number: int, to: Destination, nats: NatsSettings, names: Names
+    pipe: Connection,
+    number: int,
+    to: Destination,
+    nats: NatsSettings,
+    names: Names,
+    targets: Mapping[int, Target],
 ) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="destination") as thread:
         loop = asyncio.get_running_loop()
@@ -81,7 +89,7 @@ async def _serve(
         broker = await connect(nats, name=f"pgflo {to.group} copy-writer {number}")
         try:
             ranges = RangeCopy(conn, to, names.incarnation)
-            worker = CopyWriter(pipe, thread, ranges, broker, names, to.sink)
+            worker = CopyWriter(pipe, thread, ranges, broker, names, to.sink, targets)
             while True:
                 command = await asyncio.to_thread(pipe.recv_bytes)
                 message = decode(command)
@@ -103,6 +111,7 @@ class CopyWriter:
         broker: Broker,
         names: Names,
         sink: str,
+        targets: Mapping[int, Target],
     ) -> None:
         self._pipe = pipe
         self._thread = thread
@@ -110,7 +119,7 @@ class CopyWriter:
         self._broker = broker
         self._names = names
         self._sink = sink
-        self._targets: dict[int, Target] = {}
+        self._targets = targets
         self._open: Range | None = None
         self._next_part = 0
         self._dropped: Range | None = None
@@ -119,9 +128,6 @@ class CopyWriter:
 
     async def read(self, lane: Lane) -> None:
         """Load the lane's ranges until nothing comes for a while; then give it back."""
-        for table in lane.tables:
-            target = Target(table["schema"], table["name"], tuple(table["columns"]))
-            self._targets[table["oid"]] = target
         self._dropped = None
         consumer = await Consumer.open(
             self._broker,
@@ -136,10 +142,7 @@ class CopyWriter:
                 message = await consumer.next(patience_s)
                 if message is None:
                     break
-                last_word = await self._take(lane.lane, message.data, message.seq, consumer)
-                if last_word is not None:
-                    self._tell(last_word)
-                    break
+                await self._take(lane.lane, message.data, message.seq, consumer)
         finally:
             if self._open is not None:
                 log.warning("a range waits for its next part; rolled back", lane=lane.lane)
@@ -147,60 +150,55 @@ class CopyWriter:
             await consumer.close()
         self._tell(Left(lane.lane))
 
-    async def _take(
-        self, lane: int, data: bytes, seq: int, consumer: Consumer
-    ) -> Unprepared | None:
-        """Deal with one part; `Unprepared` if the lane cannot go on."""
+    async def _take(self, lane: int, data: bytes, seq: int, consumer: Consumer) -> None:
+        """Deal with one part."""
         header = _core.read_header(data)
         if header.kind != _core.KIND_COPY or header.incarnation != self._names.incarnation.bytes:
-            return None
+            return
         this = Range(header.relation_oid, header.snapshot_lsn, header.range_no, header.attempt)
         if self._open is not None and this != self._open:
             log.info("a range is begun again elsewhere; rolled back", range_no=self._open.range_no)
             await self._abandon()
         if self._open is None and this != self._dropped:
-            verdict = await self._begin(this, header)
-            if verdict is Verdict.UNPREPARED:
-                return Unprepared(lane, this.oid, this.snapshot_lsn)
+            await self._begin(this, header)
         if this == self._dropped:
             if header.final and self._dropped_is_applied:
                 await consumer.ack(seq)
                 self._tell(_copied(lane, seq, this, rows=0, is_new=False))
-            return None
+            return
         if header.part_no < self._next_part:
-            return None  # sent again by the publisher
+            return  # sent again by the publisher
         if header.part_no > self._next_part:
             log.warning("a part of a range is missing; waiting for it to be sent again", lane=lane)
             await self._abandon()
             self._drop(this, is_applied=False)
-            return None
+            return
         await self._in_thread(self._ranges.write, memoryview(data)[_core.HEADER_BYTES :])
         self._next_part += 1
         if header.final:
             await self._commit(lane, seq, this, header.total_rows)
             await consumer.ack(seq)
-        return None
 
-    async def _begin(self, this: Range, header: Header) -> Verdict:
+    async def _begin(self, this: Range, header: Header) -> None:
         target = self._targets.get(this.oid)
         if target is None:
-            return Verdict.UNPREPARED
-        if header.part_no != 0:
-            # What came before is purged or belongs to a run that broke off.
+            raise PgfloError(
+                errors.GROUP_CHANGED,
+                f"a copy lane brings rows of table {this.oid}, not one of ours",
+            )
+        if this.snapshot_lsn != target.snapshot_lsn or header.part_no != 0:
+            # Of another snapshot; or the rest of an attempt whose beginning is not to be had.
             self._drop(this, is_applied=False)
-            return Verdict.OUTDATED
-        verdict = await self._in_thread(self._ranges.begin, this, target)
-        if verdict is Verdict.LOAD:
-            self._open, self._next_part = this, 0
-        elif verdict is not Verdict.UNPREPARED:
+        elif await self._in_thread(self._ranges.is_known, this):
             self._drop(this, is_applied=True)
-        return verdict
+        else:
+            await self._in_thread(self._ranges.begin, this, target)
+            self._open, self._next_part = this, 0
 
     async def _commit(self, lane: int, seq: int, this: Range, total_rows: int) -> None:
         self._open = None
-        is_ours = await self._in_thread(self._ranges.commit, total_rows)
-        rows = total_rows if is_ours else 0
-        self._tell(_copied(lane, seq, this, rows=rows, is_new=is_ours))
+        await self._in_thread(self._ranges.commit, total_rows)
+        self._tell(_copied(lane, seq, this, rows=total_rows, is_new=True))
 
     async def _abandon(self) -> None:
         self._open = None

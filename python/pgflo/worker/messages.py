@@ -9,7 +9,7 @@ are.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import orjson
@@ -49,24 +49,12 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneTable:
-    """A table for copy writers: by source oid, where its rows go, in which columns."""
-
-    oid: int
-    schema: str
-    name: str
-    columns: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class Lane:
     """To a copy writer: read this lane from `start_seq` on, until `patience_s` of silence."""
 
     lane: int
     start_seq: int
     patience_s: float
-    tables: list[dict[str, Any]]
-    """New or changed `LaneTable`s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +69,6 @@ class Copied:
     range_no: int
     rows: int
     is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Unprepared:
-    """From a copy writer: the lane goes on with a table or snapshot that is not prepared here."""
-
-    lane: int
-    oid: int
-    snapshot_lsn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +102,10 @@ class Failed:
         return PgfloError(self.KINDS[self.code], self.detail, hint=self.hint, **context)
 
 
-Message = Step | Ready | Done | Lane | Copied | Unprepared | Left | Failed
+Message = Step | Ready | Done | Lane | Copied | Left | Failed
 
 TYPES: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Step, Ready, Done, Lane, Copied, Unprepared, Left, Failed)
+    kind.__name__: kind for kind in (Step, Ready, Done, Lane, Copied, Left, Failed)
 }
 
 
@@ -140,8 +119,3 @@ def decode(data: bytes) -> Message:
     """Read a message. Both ends are of one build: anything unknown is a mistake of ours."""
     name, values = orjson.loads(data)
     return TYPES[name](**values)
-
-
-def table_values(table: LaneTable) -> dict[str, Any]:
-    """Turn a table into what `Lane.tables` carries."""
-    return asdict(table)

@@ -40,5 +40,4 @@ def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
         root=table.root,
         columns=tuple(column.name for column in table.columns),
         copied=copied,
-        snapshot_lsn=table.snapshot_lsn,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import psycopg
 from psycopg import sql
 
-from pgflo import _core, errors
+from pgflo import errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.catalog import Table, find_table
@@ -44,7 +44,6 @@ class SourceTable:
     columns: tuple[str, ...]
     copied: bool
     """Whether its rows are copied first, so that it must be empty."""
-    snapshot_lsn: int
 
     @property
     def label(self) -> str:
@@ -114,45 +113,6 @@ def find_tables(
     return found
 
 
-def start_again(
-    conn: psycopg.Connection[TupleRow], to: Destination, table: SourceTable, destination: Table
-) -> None:
-    """Empty a table whose copy begins anew under another snapshot, and forget its ranges.
-
-    Takes the table's lock first and its row in `copied_tables` second, in the order in which copy
-    writers do: those that came before are wiped, those that come after find the new snapshot.
-    """
-    label = _label(destination)
-    shared = conn.execute(
-        "SELECT count(*) FROM pgflo.copied_tables"
-        " WHERE group_name = %s AND sink = %s AND destination = %s",
-        (to.group, to.sink, label),
-    ).fetchone()
-    if shared is not None and shared[0] > 1:
-        raise PgfloError(
-            errors.SINK_REFUSED,
-            f"{table.label} is copied anew, but its rows cannot be told from those of other"
-            f" partitions in {label}",
-            hint="Create the partition at the destination, or `pgflo replicate --restart`.",
-            table=table.label,
-        )
-    try:
-        with conn.transaction():
-            truncate(conn, [destination], restart_identity=False)
-            conn.execute(
-                "UPDATE pgflo.copied_tables SET snapshot_lsn = %s"
-                " WHERE group_name = %s AND sink = %s AND relation_oid = %s",
-                (_core.lsn_format(table.snapshot_lsn), to.group, to.sink, table.oid),
-            )
-            conn.execute(
-                "DELETE FROM pgflo.copied_ranges"
-                " WHERE group_name = %s AND sink = %s AND relation_oid = %s AND snapshot_lsn <> %s",
-                (to.group, to.sink, table.oid, _core.lsn_format(table.snapshot_lsn)),
-            )
-    except psycopg.Error as error:
-        raise failure(error, f"cannot empty {label}") from error
-
-
 def _empty(
     conn: psycopg.Connection[TupleRow],
     to: Destination,
@@ -193,19 +153,11 @@ def _remember(
     conn.execute(
         "DELETE FROM pgflo.copied_tables WHERE group_name = %s AND sink = %s", (to.group, to.sink)
     )
-    copied = [table for table in tables if table.copied]
+    destinations = {_label(found[table.oid]) for table in tables if table.copied}
     conn.execute(
-        "INSERT INTO pgflo.copied_tables"
-        " SELECT %s, %s, oid, destination, %s, snapshot::pg_lsn"
-        " FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS copied(oid, destination, snapshot)",
-        (
-            to.group,
-            to.sink,
-            incarnation,
-            [table.oid for table in copied],
-            [_label(found[table.oid]) for table in copied],
-            [_core.lsn_format(table.snapshot_lsn) for table in copied],
-        ),
+        "INSERT INTO pgflo.copied_tables (group_name, sink, destination, incarnation)"
+        " SELECT %s, %s, unnest(%s::text[]), %s",
+        (to.group, to.sink, sorted(destinations), incarnation),
     )
 
 

@@ -46,9 +46,8 @@ SCHEMA_STATEMENTS = (
         PRIMARY KEY (group_name, sink, incarnation, relation_oid, snapshot_lsn, range_no)
     )""",
     """CREATE TABLE IF NOT EXISTS pgflo.copied_tables (
-        group_name text, sink text, relation_oid bigint, destination text NOT NULL,
-        incarnation uuid NOT NULL, snapshot_lsn pg_lsn NOT NULL,
-        PRIMARY KEY (group_name, sink, relation_oid)
+        group_name text, sink text, destination text, incarnation uuid NOT NULL,
+        PRIMARY KEY (group_name, sink, destination)
     )""",
 )
 
@@ -117,7 +116,8 @@ def begin_incarnation(
 ) -> None:
     """Put the row to the start of an incarnation, and forget the ranges of former ones.
 
-    Its end_lsn is 0/0, since the destination is no state of the source yet: `start_streaming`. Runs inside the transaction that prepares the tables. Raises `PgfloError` GROUP_SUPERSEDED if
+    Its end_lsn is 0/0, since the destination is no state of the source yet: `start_streaming`.
+    Runs inside the transaction that prepares the tables. Raises `PgfloError` GROUP_SUPERSEDED if
     another run has taken the row meanwhile.
     """
     start = _core.lsn_format(start_lsn)

@@ -2,17 +2,14 @@
 
 Upstream: a copy writer process hands over the parts of a lane, one after the other. Downstream:
 COPY … FROM STDIN at the destination.
-Invariant: a range is committed once, with as many rows as the source counted, under the snapshot
-that the table stands at; in any doubt it is rolled back, and an attempt that follows does it again.
-
-Locks are taken in this order: the table's (by COPY), the progress row's, the table's row in
-`copied_tables`; whoever empties tables takes them in the same order.
+Invariant: a range is committed once, with as many rows as the source counted, and only while the
+run and the incarnation stand in the progress row. In any doubt it is rolled back, and an attempt
+that follows does it again. The table's lock comes before the progress row's, as in `prepare`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,24 +46,13 @@ class Target:
     schema: str
     name: str
     columns: tuple[str, ...]
+    snapshot_lsn: int
+    """Consistent point of the snapshot that its rows are copied in; no other's are taken."""
 
     @property
     def label(self) -> str:
         """schema.table, for people."""
         return f"{self.schema}.{self.name}"
-
-
-class Verdict(enum.Enum):
-    """What is to be done with a range that a lane brings."""
-
-    LOAD = "load"
-    """Its rows are wanted: COPY has begun."""
-    KNOWN = "known"
-    """It is committed already."""
-    OUTDATED = "outdated"
-    """The table stands at a later snapshot: its rows must not go in."""
-    UNPREPARED = "unprepared"
-    """The table has not been made ready for this snapshot yet."""
 
 
 class AbandonedError(Exception):
@@ -88,26 +74,18 @@ class RangeCopy:
         self._context: AbstractContextManager[psycopg.Copy] | None = None
         self._copy: psycopg.Copy | None = None
 
-    def begin(self, wanted: Range, target: Target) -> Verdict:
-        """Look the range up in the ledger and begin its COPY if its rows are wanted."""
-        row = self._conn.execute(
-            "SELECT (SELECT snapshot_lsn::text FROM pgflo.copied_tables"
-            " WHERE group_name = %(group)s AND sink = %(sink)s"
-            " AND incarnation = %(incarnation)s AND relation_oid = %(oid)s),"
-            " EXISTS (SELECT FROM pgflo.copied_ranges"
-            " WHERE group_name = %(group)s AND sink = %(sink)s"
+    def is_known(self, wanted: Range) -> bool:
+        """Whether the range is committed already."""
+        found = self._conn.execute(
+            "SELECT FROM pgflo.copied_ranges WHERE group_name = %(group)s AND sink = %(sink)s"
             " AND incarnation = %(incarnation)s AND relation_oid = %(oid)s"
-            " AND snapshot_lsn = %(snapshot)s AND range_no = %(range)s)",
+            " AND snapshot_lsn = %(snapshot)s AND range_no = %(range)s",
             self._ids(wanted),
-        ).fetchone()
-        if row is None or row[0] is None:
-            return Verdict.UNPREPARED
-        stands_at = _core.lsn_parse(row[0])
-        if wanted.snapshot_lsn != stands_at:
-            is_old = wanted.snapshot_lsn < stands_at
-            return Verdict.OUTDATED if is_old else Verdict.UNPREPARED
-        if row[1]:
-            return Verdict.KNOWN
+        )
+        return found.rowcount > 0
+
+    def begin(self, wanted: Range, target: Target) -> None:
+        """Begin the COPY of a range that is not known."""
         self._conn.execute("BEGIN")
         self._cursor = self._conn.cursor()
         # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
@@ -119,7 +97,6 @@ class RangeCopy:
         )
         self._copy = self._context.__enter__()
         self._range, self._target = wanted, target
-        return Verdict.LOAD
 
     def write(self, rows: memoryview) -> None:
         """Send a piece of the rows; pieces may end inside a row."""
@@ -128,11 +105,10 @@ class RangeCopy:
             raise RuntimeError(message)
         self._copy.write(rows)
 
-    def commit(self, total_rows: int) -> bool:
+    def commit(self, total_rows: int) -> None:
         """End the COPY, check, book and commit the range.
 
-        False: the table stands at another snapshot by now, and the rows are rolled back. Raises
-        `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or `psycopg.Error`.
+        Raises `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or `psycopg.Error`.
         """
         context, cursor, done, target = self._context, self._cursor, self._range, self._target
         if context is None or cursor is None or done is None or target is None:
@@ -148,9 +124,6 @@ class RangeCopy:
                 table=target.label,
             )
         self._hold_run(done)
-        if not self._hold_snapshot(done):
-            self._conn.execute("ROLLBACK")
-            return False
         self._conn.execute(
             "INSERT INTO pgflo.copied_ranges (group_name, sink, incarnation, relation_oid,"
             " snapshot_lsn, range_no, attempt, row_count) VALUES (%(group)s, %(sink)s,"
@@ -158,7 +131,6 @@ class RangeCopy:
             {**self._ids(done), "attempt": done.attempt, "rows": total_rows},
         )
         self._conn.execute("COMMIT")
-        return True
 
     def abandon(self) -> None:
         """Roll back what is begun, if anything is."""
@@ -179,16 +151,6 @@ class RangeCopy:
         )
         if held.rowcount != 1:
             raise progress.superseded(self._to)
-
-    def _hold_snapshot(self, done: Range) -> bool:
-        """Keep the table at its snapshot until the commit; False if it stands at another."""
-        held = self._conn.execute(
-            "SELECT FROM pgflo.copied_tables WHERE group_name = %(group)s AND sink = %(sink)s"
-            " AND incarnation = %(incarnation)s AND relation_oid = %(oid)s"
-            " AND snapshot_lsn = %(snapshot)s FOR SHARE",
-            self._ids(done),
-        )
-        return held.rowcount == 1
 
     def _ids(self, wanted: Range) -> dict[str, object]:
         return {
