@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import psutil
@@ -191,22 +192,31 @@ class Pipeline:
     def wait_caught_up(self, *, limit_s: float = LIMIT_S) -> None:
         """Wait until the destination has everything that the source has committed by now.
 
-        A logical message marks the place, so that the wait needs no idle period at the source.
+        Two marks: the first one may lie before the snapshot of a copy that has yet to begin, whose
+        start the destination then shows; the second lies behind it, where only changes lead to.
         """
+        for _ in range(2):
+            mark = self.mark()
+            eventually(
+                partial(self._has_reached, mark),
+                f"destination at the source's LSN {mark:#x}",
+                limit_s=limit_s,
+            )
+
+    def mark(self) -> int:
+        """Write a logical message at the source, so that no wait needs an idle period there."""
         with psycopg.connect(self.source_dsn, autocommit=True) as conn:
             row = conn.execute(
                 "SELECT (pg_logical_emit_message(true, 'test', '') - '0/0')::bigint"
             ).fetchone()
         assert row is not None
-        mark = int(row[0])
+        return int(row[0])
 
-        def reached() -> bool:
-            self.assert_alive()
-            with contextlib.suppress(psycopg.OperationalError):
-                return self.applied_lsn() >= mark
-            return False
-
-        eventually(reached, f"destination at the source's LSN {mark:#x}", limit_s=limit_s)
+    def _has_reached(self, mark: int) -> bool:
+        self.assert_alive()
+        with contextlib.suppress(psycopg.OperationalError):
+            return self.applied_lsn() >= mark
+        return False
 
     def assert_alive(self) -> None:
         """Fail with the log of a command that ended by an error of its own."""
