@@ -128,7 +128,7 @@ GROUP_CHANGED = Kind(
     "group.changed",
     Exit.RUNNING,
     Retry.OPERATOR,
-    "The group's record changed under this process; start the command again.",
+    "Another process changed the group's record. Start the command again.",
 )
 DIFFERS = Kind(
     "compare.differs",
@@ -200,7 +200,7 @@ SOURCE_FAILED = Kind(
     "source.failed",
     Exit.SOURCE,
     Retry.OPERATOR,
-    "Read the server's log (log_destination) at this time; then run `pgflo check`.",
+    "Read the server's log (log_destination) at this time; then start the command again.",
 )
 SOURCE_TOO_OLD = Kind(
     "source.too_old",

@@ -27,6 +27,9 @@ HELP = """Copy and stream PostgreSQL tables to PostgreSQL through NATS JetStream
 Try it without any server at hand: `pgflo demo`.
 """
 
+SERVICES = {"replicate", "replicator", "worker", "run"}
+"""Commands whose log goes to a collector when nobody sits at a terminal."""
+
 app = Group(
     name="pgflo",
     help=HELP,
@@ -102,5 +105,9 @@ def _wants_json(arguments: Sequence[str], state: dict[str, bool]) -> bool:
         return state[META_JSON]
     import os
 
-    text = " ".join(arguments).replace("=", " ")
-    return "--log-format json" in text or os.environ.get("PG_FLO_LOG_FORMAT") == "json"
+    words = " ".join(arguments).replace("=", " ").split()
+    told = os.environ.get("PG_FLO_LOG_FORMAT", "auto")
+    if "--log-format" in words[:-1]:
+        told = words[words.index("--log-format") + 1]
+    service = bool(SERVICES & set(words[:1]))
+    return told == "json" or (told != "console" and service and not sys.stderr.isatty())

@@ -9,7 +9,6 @@ The destination's tables stay as they are.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -86,6 +85,8 @@ async def _drop(
             if broker is not None:
                 await topology.delete_group(broker, group)
     if nats.url is None:
+        import shutil
+
         shutil.rmtree(local, ignore_errors=True)
     click.echo(f"removed all {len(found)}", err=True)
 

@@ -173,16 +173,20 @@ def click_option(option: Option, panel: str, *, required: bool) -> click.Option:
     """Make the click option of one row."""
     declarations = [option.flag] + ([option.short] if option.short else []) + [option.parameter]
     switch = option.type is Type.SWITCH
+    # To click a default of None is a value, with which nothing would be missing.
+    default: dict[str, Any] = {"default": False if switch else option.default}
+    if option.default is None and not switch:
+        default = {}
     return rich_click.RichOption(
         declarations,
         panel=panel,
         type=types.of(option),
-        default=False if switch else option.default,
+        **default,
         is_flag=switch,
         envvar=option.env,
         required=required,
         help=option.help,
-        show_default=option.default is not None and not callable(option.default),
+        show_default=option.default is not None,
         metavar=option.metavar or METAVARS.get(option.type),
     )
 

@@ -19,7 +19,7 @@ INTERNAL = Kind(
     "internal",
     ExitCode.INTERNAL,
     Retry.BACKOFF,
-    "This is a defect of pgflo: run the command again with -v and report the traceback.",
+    "This is a defect of pgflo. Start the command again with --verbose and report the traceback.",
 )
 
 

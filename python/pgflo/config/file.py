@@ -36,6 +36,7 @@ SINK_OPTIONS = {
     if option.section in (None, "target", "copy") and option.name not in ("sink", "until", "once")
 }
 MAX_FILE_BYTES = 1024 * 1024
+MAX_DEPTH = 32
 VARIABLE = re.compile(r"\$(?P<escaped>\$)?\{(?P<name>[^{}]*)\}")
 FILE_URL = "file:///"
 
@@ -144,7 +145,11 @@ def _compose(path: Path) -> Node | None:
     try:
         if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
             raise PgfloError(CONFIG, f"{path} is larger than 1 MB", hint=_HINT)
-        root: Node | None = YAML(typ="rt", pure=True).compose(path.read_text(encoding="utf-8"))
+        parser = YAML(typ="rt", pure=True)
+        parser.max_depth = MAX_DEPTH
+        # The warning would quote lines of the file.
+        parser.composer.warn_double_anchors = False
+        root: Node | None = parser.compose(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)

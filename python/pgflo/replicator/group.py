@@ -18,7 +18,7 @@ import structlog
 from pgflo import errors
 from pgflo.broker.names import Names
 from pgflo.broker.records import GroupRecord, Phase, TableRecord, TableState
-from pgflo.broker.topology import create_streams, delete_streams
+from pgflo.broker.topology import delete_streams
 from pgflo.errors import PgfloError
 from pgflo.source import drop, preflight, slot
 
@@ -97,17 +97,12 @@ def needs_new_incarnation(value: GroupRecord) -> bool:
     return value.phase in (Phase.CREATING, Phase.COPYING)
 
 
-async def resume(
-    broker: Broker, record: Record, found: Found, settings: ReplicateSettings
-) -> Group:
+async def resume(record: Record, found: Found, settings: ReplicateSettings) -> Group:
     """Go on with a group whose copy, if any, is complete."""
     names = Names(settings.group, uuid.UUID(found.value.incarnation))
     every = await record.tables()
     tables = {oid: every[oid] for oid in found.value.tables if oid in every}
     group = Group(record, names, found.value, found.revision, tables)
-    # A change stream that is gone is made again, empty; whether the slot still has what it held is checked
-    # before anything is read.
-    await create_streams(broker, names, settings.nats, copy=found.value.mode != "stream")
     if found.value.phase is Phase.DONE and found.value.mode != COPY_ONLY:
         await group.put(phase=Phase.STREAMING, final_lsn=None)
     return group
@@ -153,8 +148,8 @@ async def refuse_orphan(conn: psycopg.AsyncConnection[Any], settings: ReplicateS
         return
     raise PgfloError(
         errors.GROUP_ORPHANED,
-        f"the source has slot {names.slot}, but the broker at {settings.nats.url} does not know "
-        f"group {settings.group}",
+        f"the source has slot {names.slot}, but the broker does not know group "
+        f"{settings.group}",
     )
 
 

@@ -8,11 +8,10 @@ allowed: whatever a process leaves half done, the next start finds and finishes.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
+import select
 import signal
 import threading
-from multiprocessing import connection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ def die_with_parent() -> None:
 
     A terminal sends SIGINT to the whole process group; only the parent decides what it means.
     """
+    import multiprocessing  # 30 ms that `pgflo --help` can do without
+
     parent = multiprocessing.parent_process()
     if parent is None:
         message = "die_with_parent() belongs into a process that multiprocessing started"
@@ -64,5 +65,7 @@ def tell_supervisor(failure: PgfloError) -> None:
 
 
 def _exit_when_ready(descriptor: int) -> None:
-    connection.wait([descriptor])
+    wait = select.poll()
+    wait.register(descriptor, select.POLLIN | select.POLLHUP)
+    wait.poll()
     os._exit(PARENT_DIED)
