@@ -81,6 +81,7 @@ fn changes_of(header: &Header, body: &[u8]) -> Vec<Expected> {
     let raw: HashMap<usize, &[u8]> = Frames::new(body).map(Result::unwrap).collect();
     let mut versions: HashMap<u32, u32> = HashMap::new();
     let mut types = vec![];
+    let mut has_origin = false;
     let mut changes = vec![];
     let version = |name: &str| name.rsplit('_').next().unwrap().parse().unwrap();
     for placed in Reader::new(body, header.prev) {
@@ -105,7 +106,11 @@ fn changes_of(header: &Header, body: &[u8]) -> Vec<Expected> {
             Message::Delete(delete) => vec![delete.relation_oid],
             Message::Truncate(truncate) => truncate.relation_oids().collect(),
             Message::Logical(_) => vec![],
-            Message::Begin(_) | Message::Commit(_) | Message::Origin(_) => continue,
+            Message::Begin(_) | Message::Origin(_) => {
+                has_origin = matches!(placed.message, Message::Origin(_));
+                continue;
+            }
+            Message::Commit(_) => continue,
         };
         let tables = oids.iter().map(|oid| (*oid, versions[oid])).collect();
         let message = raw[&placed.offset].to_vec();
@@ -113,6 +118,7 @@ fn changes_of(header: &Header, body: &[u8]) -> Vec<Expected> {
             position: placed.position,
             message,
             tables,
+            has_origin,
         });
     }
     changes

@@ -45,6 +45,8 @@ pub struct Expected {
     pub message: Vec<u8>,
     /// Tables with the version that a reader must know by then.
     pub tables: Vec<(u32, u32)>,
+    /// Whether its transaction came from elsewhere.
+    pub has_origin: bool,
 }
 
 impl Change {
@@ -101,10 +103,12 @@ impl History {
                 number += 1;
                 let position = Position::new(transaction.commit_lsn, ordinal);
                 let message = change.encode(number);
+                let (tables, has_origin) = (change.tables(), transaction.has_origin);
                 all.push(Expected {
                     position,
                     message,
-                    tables: change.tables(),
+                    tables,
+                    has_origin,
                 });
             }
         }
