@@ -22,7 +22,8 @@ from pgflo.broker.connection import connect
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
-from pgflo.broker.topology import stream_state
+from pgflo.broker.records import Phase
+from pgflo.broker.topology import last_envelope, list_streams, stream_state
 from pgflo.config.settings import NatsSettings, ReplicateSettings, RetrySettings, SourceSettings
 from pgflo.replicator import run
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from tests.fix_postgres import Database
 
+    from pgflo.embedded import EmbeddedNats
     from pgflo.broker.records import GroupRecord, TableRecord
     from pgflo.replicator import CopyProgress
 
@@ -88,6 +90,7 @@ class Replicator:
     def __init__(self, source: Database, nats_url: str, state_dir: Path, group: str) -> None:
         self.source = source
         self.nats_url = nats_url
+        self.nats: EmbeddedNats | None = None
         self.group = group
         self.names_at_source = Names(group, _NO_INCARNATION)
         self._state_dir = state_dir
@@ -175,22 +178,67 @@ class Replicator:
         finally:
             await broker.close()
 
+    async def streams(self) -> list[str]:
+        """Name the streams of every incarnation."""
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            return await list_streams(broker, self.group)
+        finally:
+            await broker.close()
+
+    async def delete_change_stream(self) -> None:
+        """Remove the change stream, as an operator might."""
+        record = await self.record()
+        assert record is not None
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            stream = Names(self.group, _uuid(record.incarnation)).changes_stream
+            await broker.ask(f"STREAM.DELETE.{stream}", {})
+        finally:
+            await broker.close()
+
+    async def change_stream_bytes(self) -> int:
+        """Give the size of the change stream."""
+        record = await self.record()
+        if record is None:
+            return 0
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            stream = Names(self.group, _uuid(record.incarnation)).changes_stream
+            return (await stream_state(broker, stream)).bytes
+        finally:
+            await broker.close()
+
     async def until_published(self, lsn: int) -> None:
-        """Return when the change stream's last envelope ends at or behind `lsn`."""
+        """Return when the change stream's last envelope ends at or behind `lsn`.
+
+        Raises what a replicator in this process has ended with.
+        """
 
         async def ends_behind() -> bool:
-            group = await self.read_back()
-            return bool(group.headers) and group.headers[-1].end_lsn >= lsn
+            for task, _ in self._running:
+                if task.done() and not task.cancelled():
+                    task.result()
+            record = await self.record()
+            if record is None or record.phase is Phase.CREATING:
+                return False
+            stream = Names(self.group, _uuid(record.incarnation)).changes_stream
+            last = await last_envelope(broker, stream)
+            return last is not None and last.header.end_lsn >= lsn
 
-        await until(ends_behind, f"published up to {_core.lsn_format(lsn)}")
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            await until(ends_behind, f"published up to {_core.lsn_format(lsn)}")
+        finally:
+            await broker.close()
 
     def slot_lsn(self) -> int | None:
-        """Where the slot is confirmed; None without a slot."""
+        """Where the slot is confirmed; None without a slot that is ready."""
         rows = self.source.rows(
             "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
             [self.names_at_source.slot],
         )
-        return _core.lsn_parse(rows[0][0]) if rows else None
+        return _core.lsn_parse(rows[0][0]) if rows and rows[0][0] else None
 
     def wal_lsn(self) -> int:
         """Where the source's WAL ends."""

@@ -128,6 +128,7 @@ class Replicator:
         waits = _Waits(self._settings.retry)
         for attempt in range(1, COPY_ATTEMPTS + 1):
             group, holder = await self._open_group(record)
+            waits.started()
             try:
                 return await self._replicate(group, holder)
             except PgfloError as error:
@@ -151,7 +152,7 @@ class Replicator:
                 groups.check_mode(found.value, settings.mode)
             table_set = await groups.examine(conn, settings, known=not begins)
             if found is not None and not begins:
-                return await groups.resume(self._broker, record, found, settings), None
+                return await groups.resume(record, found, settings), None
             if found is None:
                 await groups.refuse_orphan(conn, settings)
             else:

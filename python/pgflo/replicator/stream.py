@@ -25,6 +25,7 @@ import structlog
 from pgflo import _core
 from pgflo._core import lsn_format
 from pgflo.broker.publisher import ChangePublisher
+from pgflo.broker.topology import create_streams
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
 from pgflo.replicator.start import check_source, starting_point, status_interval_s, until_lsn
@@ -134,7 +135,12 @@ class Session:
         sinks: Sinks,
         target_lsn: int | None,
     ) -> Session:
-        """Find where the change stream ends, check the source, start there. Raises `PgfloError`."""
+        """Find where the change stream ends, check the source, start there. Raises `PgfloError`.
+
+        A change stream that is gone is made again, empty: if the slot still has what it held, it is fed
+        again, and otherwise `check_source` refuses.
+        """
+        await create_streams(broker, group.names, settings.nats, copy=False)
         publisher = await ChangePublisher.open(
             broker, group.names, settings.nats, run_id=uuid.uuid4().hex
         )

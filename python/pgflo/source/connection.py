@@ -103,7 +103,9 @@ def is_disconnect(error: psycopg.Error) -> bool:
     """Whether the session is gone, for a reason that says nothing against opening another."""
     state = error.sqlstate
     if state is None:
-        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        # A result that libpq made up for a broken connection becomes a bare DatabaseError.
+        lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        return lost or type(error) is psycopg.DatabaseError
     # 08: connection exception; 57P: shutdown, crash, cannot connect now; 53300: no free connection.
     return state.startswith(("08", "57P")) or state == "53300"
 

@@ -1,0 +1,238 @@
+"""The copy: every row of the snapshot once, and nothing that the stream brings as well."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, LiteralString
+
+import psutil
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
+from tests.fix_replicator import until
+
+from pgflo.broker.records import Phase, TableState
+from pgflo.config.settings import CopySettings
+
+if TYPE_CHECKING:
+    from tests.fix_replicator import Replicator
+
+    from pgflo.replicator import CopyProgress
+
+pytestmark = pytest.mark.timeout(300)
+
+SMALL_RANGES = CopySettings(max_workers_per_table=2, max_workers=3, range_bytes=8192 * 16)
+
+
+def snapshot_sessions(replicator: Replicator) -> int:
+    """Count the sessions of the snapshot's holder."""
+    return int(
+        replicator.source.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s",
+            [f"pgflo_{replicator.group} snapshot"],
+        )
+    )
+
+
+async def test_a_row_is_either_copied_or_streamed_never_both(replicator: Replicator) -> None:
+    # GIVEN a writer that commits rows one by one, without a break
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id bigserial PRIMARY KEY, v text)",
+        "INSERT INTO t (v) SELECT repeat('x', 100) FROM generate_series(1, 50000)",
+    )
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(source.dsn, autocommit=True) as conn:
+            while not stop.is_set():
+                conn.execute("INSERT INTO t (v) VALUES ('y')")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        # WHEN the table is copied and streamed meanwhile
+        running = replicator.start(mode="copy-and-stream", copying=SMALL_RANGES)
+
+        async def streams() -> bool:
+            record = await replicator.record()
+            return record is not None and record.phase is Phase.STREAMING
+
+        await until(streams, "copy published")
+    finally:
+        stop.set()
+        writer.join()
+    await replicator.until_published(replicator.wal_lsn())
+    await running.stop()
+    # THEN the two are disjoint and together complete
+    stored = await replicator.read_back()
+    copied, streamed = stored.copied_integers("public.t"), stored.inserted()
+    everything = [row[0] for row in source.rows("SELECT id FROM t ORDER BY id")]
+    assert sorted(copied + streamed) == everything
+    assert streamed, "the writer was too slow for this test to show anything"
+
+
+async def test_copy_only_copies_everything_and_leaves_nothing_at_the_source(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE big (id int PRIMARY KEY, v text)",
+        "INSERT INTO big SELECT i, repeat('x', 200) FROM generate_series(1, 20000) i",
+        "CREATE TABLE empty (id int PRIMARY KEY)",
+        "CREATE TABLE keyless (id int)",
+        "INSERT INTO keyless SELECT generate_series(1, 10)",
+        "CREATE TABLE calculated (id int PRIMARY KEY, "
+        "twice int GENERATED ALWAYS AS (id * 2) STORED, v text)",
+        "INSERT INTO calculated (id, v) VALUES (1, E'tab\\there')",
+    )
+    seen: list[CopyProgress] = []
+    await replicator.run(seen.append, mode="copy", copying=SMALL_RANGES)
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.big") == list(range(1, 20001))
+    assert stored.copied_integers("public.empty") == []
+    assert stored.copied_integers("public.keyless") == list(range(1, 11))
+    assert stored.copied["public.calculated"] == [[b"1", rb"tab\there"]]
+    assert stored.record.phase is Phase.DONE
+    assert {table.state for table in stored.tables.values()} == {TableState.PUBLISHED}
+    assert replicator.objects_at_source() == []
+    assert seen[-1].finished
+    big = next(table for table in seen[-1].tables if table.table == "public.big")
+    assert (big.rows, big.ranges_done) == (20000, big.ranges)
+    assert big.ranges > 4
+
+
+async def test_every_leaf_of_a_partitioned_table_is_copied_with_its_root_named(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE low PARTITION OF root FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE high PARTITION OF root FOR VALUES FROM (100) TO (200) PARTITION BY LIST (id)",
+        "CREATE TABLE high_rest PARTITION OF high DEFAULT",
+        "INSERT INTO root SELECT generate_series(50, 149)",
+    )
+    running = replicator.start(mode="copy-and-stream")
+    await until(lambda: replicator.slot_lsn(), "slot created")
+    # A partition made later belongs to the group as well: the publication names the root.
+    source.execute(
+        "CREATE TABLE later PARTITION OF root FOR VALUES FROM (200) TO (300)",
+        "INSERT INTO root VALUES (10), (160), (210)",
+    )
+    await replicator.until_published(replicator.wal_lsn())
+    await running.stop()
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.low") == list(range(50, 100))
+    assert stored.copied_integers("public.high_rest") == list(range(100, 150))
+    assert {table.root for table in stored.tables.values()} == {("public", "root")}
+    assert stored.inserted() == [10, 160, 210]
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    ["VACUUM FULL t", "ALTER TABLE t ALTER COLUMN id TYPE bigint", "TRUNCATE t"],
+)
+async def test_a_table_rewritten_before_it_is_locked_is_copied_under_another_snapshot(
+    replicator: Replicator, rewrite: LiteralString
+) -> None:
+    # GIVEN sessions that take a second to begin, so that the locks come late
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+        "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 5000) i",
+    )
+    slow = SecretStr(make_conninfo(source.dsn, options="-c post_auth_delay=1"))
+    running = replicator.start(mode="copy-and-stream", once=True, conninfo=slow)
+    await until(lambda: replicator.slot_lsn(), "snapshot exported")
+    first_lsn = replicator.slot_lsn()
+    # WHEN the table is rewritten before it is locked
+    source.execute(rewrite)
+    await asyncio.wait_for(running.task, 100)
+    # THEN the snapshot that would have seen half of it, or nothing, is not used
+    stored = await replicator.read_back()
+    assert first_lsn is not None
+    assert stored.record.start_lsn > first_lsn
+    left = [row[0] for row in source.rows("SELECT id FROM t ORDER BY id")]
+    assert stored.copied_integers("public.t") == left
+
+
+async def test_a_copy_process_that_is_killed_costs_its_range_another_attempt(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 100000) i",
+    )
+    killed: list[int] = []
+
+    def kill_one(progress: CopyProgress) -> None:
+        if not killed and progress.tables[0].rows:
+            for process in psutil.Process().children(recursive=True):
+                if f"pgflo {replicator.group} copy" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+
+    await replicator.run(kill_one, mode="copy", copying=SMALL_RANGES)
+    assert killed
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.t") == list(range(1, 100001))
+
+
+async def test_a_lost_snapshot_starts_the_copy_over_as_another_incarnation(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
+    )
+    running = replicator.start(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+
+    async def copies() -> bool:
+        record = await replicator.record()
+        return record is not None and record.phase is Phase.COPYING
+
+    await until(copies, "copy begun")
+    first = await replicator.record()
+    source.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'pgflo_%snapshot'"
+    )
+    await asyncio.wait_for(running.task, 100)
+    stored = await replicator.read_back()
+    assert first is not None
+    assert stored.record.incarnation != first.incarnation
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+
+
+async def test_a_stopped_copy_begins_again_and_its_streams_are_removed(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
+    )
+    process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES)
+
+    async def copies() -> bool:
+        record = await replicator.record()
+        return record is not None and record.phase is Phase.COPYING
+
+    await until(copies, "copy begun")
+    first = await replicator.record()
+    process.kill()
+    process.wait()
+    # The snapshot and its locks go with the process.
+    await until(lambda: snapshot_sessions(replicator) == 0, "snapshot gone")
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    stored = await replicator.read_back()
+    assert first is not None
+    assert stored.record.incarnation != first.incarnation
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    assert len(await replicator.streams()) == 2
