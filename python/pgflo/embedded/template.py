@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgflo.embedded.account import Account, cache_directory, keep_copy, let_others_read
+from pgflo.embedded.account import Account, cache_directory, keep_copy, let_others_read, mark_used
 from pgflo.embedded.lifeline import Launch, Lifeline
 from pgflo.errors import SERVER_START, PgfloError
 
@@ -90,6 +90,7 @@ def create_cluster(cluster: Cluster, lifeline: Lifeline, *, use_cache: bool) -> 
         _initdb(cluster, lifeline)
         _keep(cluster.data, cache, name)
         return
+    mark_used(template)
     if not _clone(cluster, lifeline, template):
         _discard(template)
         create_cluster(cluster, lifeline, use_cache=False)
