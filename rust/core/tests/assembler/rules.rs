@@ -225,6 +225,7 @@ fn a_watermark_never_passes_over_what_is_pending_open_or_unseen() {
     assembler.feed(&block(&transaction(300, &[1]))).unwrap();
     assert_eq!(refused(&mut assembler, 310), "changes are pending");
     assembler.flush().unwrap();
+    assert_eq!(refused(&mut assembler, 310), "the chain is there already");
     assembler
         .feed(&block(&[data(Lsn(400), &begin(Lsn(400)))]))
         .unwrap();
