@@ -362,9 +362,9 @@ def decode_messages(body: Buffer) -> list[_PgoutputMessage]:
 # --- libpq
 
 PUMP_MORE: Final = 0
-"""Stopped at `max_bytes`: call again."""
+"""Stopped at `max_bytes`, or in the middle of a large message: call again at once."""
 PUMP_IDLE: Final = 1
-"""Nothing more right now."""
+"""Nothing more until the socket is readable; nothing hides in TLS or libpq."""
 PUMP_END: Final = 2
 """COPY has ended: collect the result with psycopg."""
 PUMP_FAILED: Final = 3

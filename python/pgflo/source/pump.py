@@ -108,8 +108,10 @@ class FallbackPump:
 
     def __init__(self, pgconn: PGconn) -> None:
         self._pgconn = pgconn
-        # TLS may hold bytes that poll() does not see; Python cannot ask, so waits are short.
+        # TLS may hold bytes that poll() does not see, and Python cannot ask. It holds one record of
+        # at most 16 KiB, each look takes half of that or all there is: look often, wait shortly.
         self._encrypted = pgconn.ssl_in_use
+        self._looks_until_idle = 3 if self._encrypted else 1
 
     def drain(self, max_bytes: int, timeout_ms: int) -> tuple[bytes, int]:
         """Take frames; see `CopyPump.drain`."""
@@ -128,7 +130,7 @@ class FallbackPump:
         deadline = started + timeout_ms / 1000
         limit = max(deadline, started + _LONGEST_PARTIAL_S)
         taken_bytes = 0
-        looked = False
+        looks = 0
         try:
             while True:
                 size, data = self._pgconn.get_copy_data(1)
@@ -138,16 +140,18 @@ class FallbackPump:
                         taken_bytes += _FRAME_LENGTH_BYTES
                     pieces.append(bytes(data))
                     taken_bytes += size
-                    looked = False
+                    looks = 0
                     if taken_bytes >= max_bytes:
                         return PUMP_MORE
                 elif size == 0:
-                    if looked:
+                    if looks >= self._looks_until_idle:
                         until = started if frames and pieces else deadline
-                        if not self._wait(until) or time.monotonic() >= limit:
+                        if not self._wait(until):
                             return PUMP_IDLE
+                        if time.monotonic() >= limit:
+                            return PUMP_MORE
                     self._pgconn.consume_input()
-                    looked = True
+                    looks += 1
                 else:
                     return PUMP_END
         except psycopg.OperationalError:

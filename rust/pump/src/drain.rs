@@ -12,6 +12,8 @@ use crate::wait::{Interest, Readiness, wait};
 const FIRST_CAPACITY_BYTES: usize = 1024 * 1024;
 /// How long a call with a short timeout goes on reading one message that is not whole yet.
 const LONGEST_PARTIAL: Duration = Duration::from_millis(50);
+/// An encryption layer holds one packet of at most 16 KiB, and each look takes 8 KiB or all of it.
+const BLIND_LOOKS: u8 = 3;
 /// What COPY's binary format ends with, in a message of its own.
 const BINARY_TRAILER: &[u8] = b"\xff\xff";
 /// Header and trailer in one message: a binary COPY without rows.
@@ -31,9 +33,9 @@ pub enum Layout {
 /// Why a drain returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrainState {
-    /// The block is full; there may be more.
+    /// The block is full, or a large message used up the time: there may be more at once.
     More,
-    /// Nothing more right now.
+    /// Nothing more until the socket has input: no byte hides in front of it.
     Idle,
     /// The COPY ended; psycopg collects its result, which may be an error.
     End,
@@ -67,6 +69,15 @@ impl Drained {
 }
 
 impl Connection {
+    /// How often input has to be asked for in vain before the socket alone tells whether there is any.
+    fn looks_until_idle(&self) -> u8 {
+        if self.has_hidden_input().is_some() {
+            1
+        } else {
+            BLIND_LOOKS
+        }
+    }
+
     /// Takes messages until `max_bytes` are reached (the last one may exceed it), the stream is idle or
     /// ends. Waits at most `timeout` for input; zero does not wait. Memory: the block, plus what libpq
     /// holds of the largest message.
@@ -80,30 +91,32 @@ impl Connection {
             messages: 0,
             state: DrainState::Idle,
         };
-        let mut looked = false;
+        let mut looks = 0_u8;
         drained.state = loop {
             match self.copy_data() {
                 CopyData::Message(message) => {
                     drained.append(layout, &message);
-                    looked = false;
+                    looks = 0;
                     if drained.bytes.len() >= max_bytes {
                         break DrainState::More;
                     }
                 }
                 CopyData::NotReady => {
-                    if looked {
+                    if looks >= self.looks_until_idle() {
                         let patient = layout == Layout::Rows || drained.messages == 0;
                         let until = if patient { deadline } else { started };
                         match wait(self, Interest::Read, Some(until)) {
                             Readiness::Ready if Instant::now() < limit => {}
-                            Readiness::Ready | Readiness::TimedOut => break DrainState::Idle,
+                            // Not idle: the caller must not wait for a socket that may stay silent.
+                            Readiness::Ready => break DrainState::More,
+                            Readiness::TimedOut => break DrainState::Idle,
                             Readiness::Broken => break DrainState::Failed,
                         }
                     }
                     if !self.consume_input() {
                         break DrainState::Failed;
                     }
-                    looked = true;
+                    looks = looks.saturating_add(1);
                 }
                 CopyData::End => break DrainState::End,
                 CopyData::Failed => break DrainState::Failed,
