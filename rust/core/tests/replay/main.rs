@@ -1,6 +1,10 @@
 //! Replay by its rules: what is sent, in which order, and when the caller is asked.
 
+#[cfg(test)]
 mod any_bytes;
+#[cfg(test)]
 mod careful;
+#[cfg(test)]
 mod rules;
+#[cfg(test)]
 mod script;
