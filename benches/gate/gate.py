@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,14 +164,14 @@ def reference_commit() -> str | None:
 
 @contextmanager
 def checkout_of(commit: str) -> Iterator[Path]:
-    """Give a work tree of that commit; it is gone afterwards."""
+    """Give the files of that commit in a directory that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="pgflo-reference-") as directory:
-        tree = Path(directory) / "tree"
-        output_of("git", "worktree", "add", "--quiet", "--detach", str(tree), commit)
-        try:
-            yield tree
-        finally:
-            output_of("git", "worktree", "remove", "--force", str(tree))
+        archive = Path(directory) / "files.tar"
+        # Not a work tree: that would leave its name in .git when this process is killed.
+        output_of("git", "archive", f"--output={archive}", commit)
+        with tarfile.open(archive) as files:
+            files.extractall(Path(directory) / "tree", filter="data")
+        yield Path(directory) / "tree"
 
 
 def reference(commit: str) -> Counts | None:
