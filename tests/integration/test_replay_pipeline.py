@@ -232,3 +232,29 @@ def test_a_connection_that_psycopg_closed_is_not_touched(applier: Applier) -> No
     applier.replay.load(body_of(row(1)), START, (0, 0))
     with pytest.raises(_core.CoreError, match="closed"):
         applier.replay.run(careful=False)
+
+
+def test_notices_of_the_server_reach_psycopgs_handlers_in_the_middle_of_replay(
+    target: Database, applier: Applier
+) -> None:
+    target.execute(
+        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE NOTICE 'row %', NEW.id; RETURN NEW; END $$",
+        "CREATE TRIGGER tell BEFORE INSERT ON rows FOR EACH ROW EXECUTE FUNCTION tell()",
+    )
+    told: list[str | None] = []
+    applier.connection.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    step = applier.apply_body(body_of(*[row(number) for number in range(500)]), START, (0, 0))
+    assert step.kind == _core.STEP_DONE
+    assert told == [f"row {number}" for number in range(500)]
+
+
+def test_what_stands_at_or_before_the_reached_position_is_not_applied_again(
+    target: Database, applier: Applier
+) -> None:
+    body = body_of(*[row(number) for number in range(1, 11)])
+    step = applier.apply_body(body, START, (COMMIT_LSN, 4))
+    assert (step.kind, step.changes, step.ordinal) == (_core.STEP_DONE, 6, 10)
+    assert target.rows("SELECT min(id), max(id) FROM rows") == [(5, 10)]
+    step = applier.apply_body(body, START, (COMMIT_LSN, 10))
+    assert (step.kind, step.changes, step.commit_lsn) == (_core.STEP_DONE, 0, COMMIT_LSN)
