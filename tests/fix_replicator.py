@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -175,6 +175,18 @@ class Replicator:
             record = await Record.open(broker, self.group, create=False)
             found = await record.group() if record else None
             return found[0] if found else None
+        finally:
+            await broker.close()
+
+    async def change_record(self, **changes: Any) -> None:  # noqa: ANN401 - fields of GroupRecord
+        """Write other values into the group's record."""
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            record = await Record.open(broker, self.group, create=False)
+            found = await record.group() if record else None
+            assert record is not None
+            assert found is not None
+            await record.put_group(replace(found[0], **changes), found[1])
         finally:
             await broker.close()
 

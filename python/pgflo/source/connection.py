@@ -116,8 +116,10 @@ def _parameters(conninfo: str, purpose: str, *, replication: bool) -> dict[str, 
     except psycopg.ProgrammingError:
         # libpq's message quotes the piece it stumbled over, which may be part of a password.
         raise PgfloError(errors.SOURCE_DSN, "the source's DSN cannot be read") from None
-    if "@" in str(given.get("host") or ""):
-        raise PgfloError(errors.SOURCE_DSN, "the host in the source's DSN contains an @")
+    # An unescaped / or @ in the password of a URL shifts what follows into host and port.
+    ports = str(given.get("port") or "5432").split(",")
+    if "@" in str(given.get("host") or "") or not all(not port or port.isdigit() for port in ports):
+        raise PgfloError(errors.SOURCE_DSN, "host or port in the source's DSN makes no sense")
     pinned = " ".join(f"-c {name}={value}" for name, value in PINNED_SETTINGS.items())
     defaults: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, **_KEEPALIVES}
     params: dict[str, Any] = {
