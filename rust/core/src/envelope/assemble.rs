@@ -1,6 +1,7 @@
 //! Frames of a replication stream into a chain of envelopes.
 //!
-//! Upstream: blocks drained by the pump. Downstream: the publisher, in order.
+//! Upstream: blocks drained by the pump. Downstream: the publisher, in order. `order` tells where a change
+//! stands and whether it is new; `write` puts it into a body; here frames become messages.
 //!
 //! A Begin is held back until its transaction has a change to carry, so a transaction of nothing, or one
 //! whose changes the chain already holds, leaves no envelope and only moves `end_lsn`. An envelope is cut
@@ -9,28 +10,23 @@
 //! body in parts.
 //!
 //! Invariants: each envelope starts where the one before it ended; every change behind the start position
-//! is in exactly one of them; memory is one envelope and the largest row. After an error the assembler
-//! refuses further work: it has taken a part of its block, and what is missing could not be told.
+//! is in exactly one of them; memory is one envelope and the largest row; no message costs an allocation.
+//! After an error the assembler refuses further work: it has taken a part of its block, and what is
+//! missing could not be told.
 //!
 //! Example: the chain ends inside a transaction of 5 changes at `(0/50, 3)`, then the process dies. Started
 //! again there, the source sends the transaction from its start: changes 1 to 3 are skipped, the next
 //! envelope holds Begin, 4, 5, Commit and leads from `(0/50, 3)` to `(0/50, 5)`.
 
-use super::body::{Body, framed_bytes};
-use super::chain::{Chain, Envelope, seal};
-use super::fields::{Header, Kind};
-use super::header::HEADER_BYTES;
+use super::chain::Envelope;
 use super::order::Order;
-use super::schema::Schema;
 use super::sizes::Sizes;
+use super::write::Writer;
 use crate::error::{CoreError, DecodeError, EnvelopeError, MessageKind, Reason};
 use crate::lsn::{Lsn, Position};
 use crate::pgoutput::cursor::Cursor;
 use crate::pgoutput::frame::DATA_PREFIX_BYTES;
-use crate::pgoutput::{Begin, Commit, Frame, Frames, Message};
-
-/// Room kept for the Commit of a transaction: it never needs an envelope of its own.
-const COMMIT_FRAMED_BYTES: usize = 4 + 26;
+use crate::pgoutput::{Commit, Frame, Frames, Message};
 
 /// What was counted since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,22 +41,8 @@ pub struct Counters {
 
 /// See the module.
 pub struct Assembler {
-    sizes: Sizes,
     order: Order,
-    schema: Schema,
-    chain: Chain,
-    /// Where assembling stands, pending changes included.
-    position: Position,
-    /// The last Begin and its Origin (or nothing), as they came.
-    begin: Vec<u8>,
-    origin: Vec<u8>,
-    /// Whether they stand in the present body.
-    begin_is_written: bool,
-    body: Body,
-    body_changes: u64,
-    body_commit_time_us: i64,
-    /// Bodies that are finished but for their headers.
-    cut: Vec<(Header, Vec<Vec<u8>>)>,
+    writer: Writer,
     received_lsn: Lsn,
     keepalive_lsn: Lsn,
     reply_requested: bool,
@@ -87,18 +69,8 @@ impl Assembler {
             ));
         }
         Ok(Self {
-            sizes,
             order: Order::new(position, end_lsn),
-            schema: Schema::new(),
-            chain: Chain::new(incarnation, position, end_lsn),
-            position,
-            begin: Vec::new(),
-            origin: Vec::new(),
-            begin_is_written: false,
-            body: Body::new(sizes.max_body_bytes()),
-            body_changes: 0,
-            body_commit_time_us: 0,
-            cut: Vec::new(),
+            writer: Writer::new(incarnation, position, end_lsn, sizes),
             received_lsn: end_lsn,
             keepalive_lsn: Lsn::default(),
             reply_requested: false,
@@ -116,7 +88,7 @@ impl Assembler {
             self.take_frame(payload)
                 .map_err(|error| error.shifted(offset))?;
         }
-        let envelopes = self.finished()?;
+        let envelopes = self.writer.finished()?;
         self.has_failed = false;
         Ok(envelopes)
     }
@@ -125,19 +97,22 @@ impl Assembler {
     pub fn flush(&mut self) -> Result<Vec<Envelope>, CoreError> {
         self.refuse_after_error()?;
         if self.is_pending_at_commit() {
-            self.cut();
+            self.writer.cut();
         }
-        Ok(self.finished()?)
+        Ok(self.writer.finished()?)
     }
 
     /// Makes the envelope that says: nothing more up to `lsn`.
     pub fn watermark(&mut self, lsn: Lsn) -> Result<Envelope, CoreError> {
         self.refuse_after_error()?;
         let obstacles = [
-            (!self.body.is_empty(), "changes are pending"),
+            (self.pending_bytes() > 0, "changes are pending"),
             (self.is_in_transaction(), "a transaction is open"),
-            (lsn <= self.chain.end_lsn(), "the chain is there already"),
-            (lsn < self.order.end_lsn(), "a later commit has been seen"),
+            (
+                lsn <= self.writer.chain_end_lsn(),
+                "the chain is there already",
+            ),
+            (lsn < self.end_lsn(), "a later commit has been seen"),
             (
                 lsn > self.received_lsn,
                 "the source has not been seen there",
@@ -147,11 +122,7 @@ impl Assembler {
             return Err(EnvelopeError::NoWatermark { lsn, because }.into());
         }
         self.order.watermark(lsn);
-        self.position = Position::new(lsn, 0);
-        let mut header = self.chain.link(Kind::Watermark, self.position, lsn);
-        let mut data = vec![0; HEADER_BYTES];
-        header.seal(&mut data)?;
-        Ok(Envelope { header, data })
+        Ok(self.writer.watermark(lsn)?)
     }
 
     /// Highest WAL position seen; at first the start's `end_lsn`.
@@ -175,7 +146,7 @@ impl Assembler {
     /// Where assembling stands, pending changes included.
     #[must_use]
     pub const fn position(&self) -> Position {
-        self.position
+        self.writer.position()
     }
 
     /// Whether a Begin waits for its Commit, or the chain was taken over inside a transaction.
@@ -187,13 +158,13 @@ impl Assembler {
     /// Bytes of body that no finished envelope holds.
     #[must_use]
     pub const fn pending_bytes(&self) -> usize {
-        self.body.len()
+        self.writer.pending_bytes()
     }
 
     /// Whether something is pending and ends at a commit.
     #[must_use]
     pub const fn is_pending_at_commit(&self) -> bool {
-        !self.body.is_empty() && !self.begin_is_written
+        self.writer.is_pending_at_commit()
     }
 
     /// Whether a keepalive wanted an answer since the last call.
@@ -262,15 +233,23 @@ impl Assembler {
 
     fn take_other(&mut self, decoded: &Message<'_>, message: &[u8]) -> Result<(), Reason> {
         match decoded {
-            Message::Begin(begin) => self.take_begin(begin, message),
+            Message::Begin(begin) => {
+                self.order.begin(begin.final_lsn)?;
+                self.writer.begin(message);
+                Ok(())
+            }
             Message::Commit(commit) => self.take_commit(commit, message),
-            Message::Origin(_) => self.take_origin(message),
+            Message::Origin(_) => {
+                self.order.origin()?;
+                self.writer.origin(message);
+                Ok(())
+            }
             Message::Relation(relation) => {
-                self.schema.keep_relation(relation, message);
+                self.writer.relation(relation, message);
                 Ok(())
             }
             Message::Type(announced) => {
-                self.schema.keep_type(announced, message);
+                self.writer.announced_type(announced, message);
                 Ok(())
             }
             Message::Insert(insert) => self.take_change(&[insert.relation_oid], message),
@@ -286,100 +265,22 @@ impl Assembler {
         }
     }
 
-    fn take_begin(&mut self, begin: &Begin, message: &[u8]) -> Result<(), Reason> {
-        self.order.begin(begin.final_lsn)?;
-        self.begin.clear();
-        self.begin.extend_from_slice(message);
-        self.origin.clear();
-        Ok(())
-    }
-
-    fn take_origin(&mut self, message: &[u8]) -> Result<(), Reason> {
-        self.order.origin()?;
-        self.origin.clear();
-        self.origin.extend_from_slice(message);
-        Ok(())
-    }
-
     /// A message that has an ordinal.
     #[inline]
     fn take_change(&mut self, relation_oids: &[u32], message: &[u8]) -> Result<(), Reason> {
-        let Some(position) = self.order.change()? else {
-            return Ok(());
-        };
-        let mut needed_bytes = framed_bytes(message);
-        if !self.begin_is_written {
-            needed_bytes += framed_bytes(&self.begin) + framed_bytes(&self.origin);
-        }
-        for oid in relation_oids {
-            needed_bytes += self.schema.missing_bytes(*oid)?;
-        }
-        let full_bytes = self.body.len() + needed_bytes + COMMIT_FRAMED_BYTES;
-        if full_bytes > self.sizes.max_body_bytes() && !self.body.is_empty() {
-            self.cut();
-        }
-        self.write_begin()?;
-        for oid in relation_oids {
-            self.schema.write(*oid, &mut self.body)?;
-        }
-        self.body.push(message)?;
-        self.position = position;
-        self.body_changes += 1;
-        self.counters.changes += 1;
-        Ok(())
-    }
-
-    /// Writes the last Begin unless it stands in this body.
-    #[inline]
-    fn write_begin(&mut self) -> Result<(), Reason> {
-        if !self.begin_is_written {
-            self.begin_is_written = true;
-            self.body.push(&self.begin)?;
-            if !self.origin.is_empty() {
-                self.body.push(&self.origin)?;
-            }
+        if let Some(position) = self.order.change()? {
+            self.writer.change(position, relation_oids, message)?;
+            self.counters.changes += 1;
         }
         Ok(())
     }
 
     fn take_commit(&mut self, commit: &Commit, message: &[u8]) -> Result<(), Reason> {
-        let was_rest = self.order.commit(commit)?;
+        let is_rest = self.order.commit(commit)?;
         self.counters.commits += 1;
         self.received_lsn = self.received_lsn.max(commit.end_lsn);
-        if self.begin_is_written || was_rest {
-            // Only a chain taken over behind the last change of a transaction lacks its Begin here.
-            self.write_begin()?;
-            self.body.push(message)?;
-            self.body_commit_time_us = commit.commit_time_us;
-            self.begin_is_written = false;
-        }
-        if self.body.len() >= self.sizes.target_body_bytes() {
-            self.cut();
-        }
-        Ok(())
-    }
-
-    /// Ends the present body here. Its header is written by [`Assembler::finished`].
-    fn cut(&mut self) {
-        let linked = self
-            .chain
-            .link(Kind::Changes, self.position, self.order.end_lsn());
-        let header = Header {
-            changes: std::mem::take(&mut self.body_changes),
-            commit_time_us: std::mem::take(&mut self.body_commit_time_us),
-            transaction_open: std::mem::take(&mut self.begin_is_written),
-            ..linked
-        };
-        self.schema.start_envelope();
-        self.cut.push((header, self.body.take()));
-    }
-
-    fn finished(&mut self) -> Result<Vec<Envelope>, EnvelopeError> {
-        let mut envelopes = Vec::with_capacity(self.cut.len());
-        for (header, pieces) in self.cut.drain(..) {
-            envelopes.extend(seal(header, pieces)?);
-        }
-        Ok(envelopes)
+        self.writer
+            .commit(commit, message, self.order.end_lsn(), is_rest)
     }
 }
 

@@ -16,6 +16,7 @@ mod order;
 pub mod read;
 mod schema;
 mod sizes;
+mod write;
 
 pub use assemble::{Assembler, Counters};
 pub use chain::Envelope;
