@@ -1,6 +1,6 @@
 """Fixture `open_replay`: the least that a caller of `Replay` must do, with the plainest statements.
 
-Upstream: `fix_stream` gives envelopes. Downstream: the tests of replay. Invariant: a body is
+Upstream: `fix_slot_stream` gives envelopes. Downstream: the tests of replay. Invariant: a body is
 applied in one transaction of the target, or rolled back; statements are written by psycopg.sql from
 names that the source told.
 """

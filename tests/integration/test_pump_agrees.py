@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, LiteralString
 
 import pytest
 from psycopg import pq, sql
-from tests.fix_stream import start_copy
+from tests.fix_slot_stream import start_copy
 from tests.oracle.copydata import WalData, decode_block
 
 from pgflo import _core
 
 if TYPE_CHECKING:
     from tests.fix_postgres import Database
-    from tests.fix_stream import OpenStream, Started
+    from tests.fix_slot_stream import OpenStream, Started
 
 BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
 MIB = 1 << 20

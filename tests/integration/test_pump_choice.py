@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import pq
 from structlog.testing import capture_logs
-from tests.fix_stream import start_copy
+from tests.fix_slot_stream import start_copy
 
 from pgflo import _core
 from pgflo.source import pump as pump_module
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.fix_postgres import Database
-    from tests.fix_stream import OpenStream
+    from tests.fix_slot_stream import OpenStream
 
 
 def loaded_libpq() -> str:

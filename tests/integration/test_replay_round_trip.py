@@ -12,7 +12,7 @@ from pgflo import _core
 if TYPE_CHECKING:
     from tests.fix_postgres import Database
     from tests.fix_replay import OpenReplay
-    from tests.fix_stream import OpenStream
+    from tests.fix_slot_stream import OpenStream
 
 SCHEMA = """
 CREATE TABLE plain (id int PRIMARY KEY, name text, amount numeric, at timestamptz, raw bytea);
