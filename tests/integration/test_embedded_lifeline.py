@@ -41,7 +41,7 @@ nats = EmbeddedNats(Path(sys.argv[2]), throw_away=sys.argv[3] == "throw away")
 postgres.start()
 nats.start()
 spinning = "DO $$ BEGIN LOOP END LOOP; END $$"
-program = "COPY (SELECT 1) TO PROGRAM 'trap \\"\\" INT TERM QUIT; sleep 1000'"
+program = "COPY (SELECT 1) TO PROGRAM 'trap \\"\\" INT TERM QUIT; touch busy; sleep 1000'"
 connections = [psycopg.connect(postgres.dsn(), autocommit=True) for _ in range(2)]
 for connection, statement in zip(connections, (spinning, program)):
     threading.Thread(target=connection.execute, args=[statement], daemon=True).start()
@@ -49,7 +49,7 @@ with psycopg.connect(postgres.dsn(), autocommit=True) as watcher:
     while watcher.execute(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE state = 'active' AND (query LIKE 'DO %' OR query LIKE 'COPY %')"
-    ).fetchone() != (2,):
+    ).fetchone() != (2,) or not (postgres.data / "busy").exists():
         pass
 fork = os.fork() if sys.argv[4] == "fork" else 0
 if sys.argv[4] == "fork" and fork == 0:
@@ -94,7 +94,7 @@ def parent(directories: list[Path], request: pytest.FixtureRequest) -> Iterator[
         family = psutil.Process(process.pid).children(recursive=True)
         servers = [child for child in family if child.pid != told["fork"]]
         assert len(servers) > 8  # two guardians, nats-server, postmaster and its children
-        assert any("sleep" in child.name() for child in servers)
+        assert any(child.name() in ("sh", "dash", "sleep") for child in servers)
         yield Family(process, servers, directories, told["nats"], told["fork"])
 
 
