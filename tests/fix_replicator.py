@@ -1,8 +1,8 @@
 """Fixture `replicator`: the replicator of one group, in this process or in one that can be killed.
 
-Neighbours: `fix_postgres` (the source), `fix_nats` (the broker). `read_back` reads what is stored with
-nothing but the core's slow readers. Invariant: whatever a test started has ended when it ends, and a
-group's chain is checked envelope by envelope whenever it is read.
+Neighbours: `fix_postgres` (the source), `fix_nats` (the broker). `read_back` reads what is stored
+with nothing but the core's slow readers. Invariant: whatever a test started has ended when it ends,
+and a group's chain is checked envelope by envelope whenever it is read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from tests.fix_postgres import Database
 
-    from pgflo.embedded import EmbeddedNats
     from pgflo.broker.records import GroupRecord, TableRecord
     from pgflo.replicator import CopyProgress
 
@@ -90,7 +89,6 @@ class Replicator:
     def __init__(self, source: Database, nats_url: str, state_dir: Path, group: str) -> None:
         self.source = source
         self.nats_url = nats_url
-        self.nats: EmbeddedNats | None = None
         self.group = group
         self.names_at_source = Names(group, _NO_INCARNATION)
         self._state_dir = state_dir
@@ -326,10 +324,7 @@ async def _all_messages(broker: Any, stream: str) -> list[bytes]:  # noqa: ANN40
 def _add_changes(group: StoredGroup, data: bytes) -> None:
     header = _core.read_header(data)
     whole = [h for h in group.headers if h.part + 1 == h.parts]
-    if whole:
-        end = (whole[-1].commit_lsn, whole[-1].ordinal)
-    else:
-        end = (group.record.start_lsn, 0)
+    end = (whole[-1].commit_lsn, whole[-1].ordinal) if whole else (group.record.start_lsn, 0)
     prev = (header.prev_commit_lsn, header.prev_ordinal)
     assert prev == end, (
         f"the chain breaks: an envelope begins at {prev}, the last one ended at {end}"

@@ -188,7 +188,8 @@ SOURCE_DSN = Kind(
     "source.dsn",
     Exit.USAGE,
     Retry.OPERATOR,
-    "Write --source as postgres://user@host:port/dbname, special characters as %40; give the password in PGPASSWORD or .pgpass.",
+    "Write --source as postgres://user@host:port/dbname, special characters as %40, and give the "
+    "password in PGPASSWORD or .pgpass.",
 )
 SOURCE_AUTH = Kind(
     "source.auth",
@@ -236,8 +237,8 @@ SOURCE_NO_FREE_SLOT = Kind(
     "source.no_free_slot",
     Exit.PREFLIGHT,
     Retry.OPERATOR,
-    "Raise max_replication_slots (or max_wal_senders) and restart the source, or drop an unused one: "
-    "`SELECT pg_drop_replication_slot('…');`.",
+    "Raise max_replication_slots (or max_wal_senders) and restart the source, or drop an unused "
+    "slot: `SELECT pg_drop_replication_slot('…');`.",
 )
 TABLE_MISSING = Kind(
     "source.table_missing",
@@ -268,26 +269,29 @@ TABLE_REWRITTEN = Kind(
     "source.table_rewritten",
     Exit.SOURCE,
     Retry.BACKOFF,
-    "Nothing to do: the copy starts over with a new snapshot. Keep ALTER TABLE and VACUUM FULL away until it is done.",
+    "The copy starts over with a new snapshot. Keep ALTER TABLE and VACUUM FULL away until "
+    "`pgflo status` shows that it is done.",
 )
 COPY_BROKEN = Kind(
     "source.copy_broken",
     Exit.SOURCE,
     Retry.BACKOFF,
-    "Look for a terminated session in the source's log; the copy starts over with a new snapshot (`pgflo replicate`).",
+    "Look for a terminated session in the source's log; the copy starts over with a new snapshot "
+    "(`pgflo replicate`).",
 )
 GROUP_MODE = Kind(
     "group.mode",
     Exit.USAGE,
     Retry.OPERATOR,
-    "Start with the mode the group was made with, or forget it and begin again: `pgflo replicate --restart`.",
+    "Start with the mode the group was made with, or forget it and begin again: "
+    "`pgflo replicate --restart`.",
 )
 GROUP_ORPHANED = Kind(
     "group.orphaned",
     Exit.SOURCE,
     Retry.OPERATOR,
-    "Name the right broker with --nats-url. If its store is gone for good: `pgflo replicate --restart`, "
-    "which copies anew, or `pgflo drop`.",
+    "Name the right broker with --nats-url. If its store is gone for good: "
+    "`pgflo replicate --restart`, which copies anew, or `pgflo drop`.",
 )
 SLOT_MISSING = Kind(
     "source.slot_missing",
@@ -305,14 +309,15 @@ SLOT_AHEAD = Kind(
     "source.slot_ahead",
     Exit.SOURCE,
     Retry.OPERATOR,
-    "The broker lost changes that the source has forgotten: `pgflo replicate --restart` copies the group anew.",
+    "The broker lost changes that the source has forgotten: `pgflo replicate --restart` copies "
+    "the group anew.",
 )
 SLOT_ACTIVE = Kind(
     "source.slot_active",
     Exit.SOURCE,
     Retry.BACKOFF,
-    "Another session reads the slot: `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots …;` "
-    "ends it, wal_sender_timeout ends a dead one.",
+    "Another session reads the slot: `SELECT pg_terminate_backend(active_pid) FROM "
+    "pg_replication_slots WHERE slot_name = …;` ends it, wal_sender_timeout ends a dead one.",
 )
 PUBLICATION_MISSING = Kind(
     "source.publication_missing",
@@ -330,13 +335,15 @@ SOURCE_OTHER_SYSTEM = Kind(
     "source.other_system",
     Exit.SOURCE,
     Retry.OPERATOR,
-    "Check --host and --dbname. If this server is meant: `pgflo replicate --restart` copies the group anew.",
+    "Check --host and --dbname. If this server is meant: `pgflo replicate --restart` copies the "
+    "group anew.",
 )
 SOURCE_WENT_BACK = Kind(
     "source.went_back",
     Exit.SOURCE,
     Retry.OPERATOR,
-    "The source was restored to an earlier state: `pgflo replicate --restart` copies the group anew.",
+    "The source was restored to an earlier state: `pgflo replicate --restart` copies the group "
+    "anew.",
 )
 
 # --- broker --------------------------------------------------------------------------------------

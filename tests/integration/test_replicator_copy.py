@@ -116,7 +116,7 @@ async def test_every_leaf_of_a_partitioned_table_is_copied_with_its_root_named(
         "INSERT INTO root SELECT generate_series(50, 149)",
     )
     running = replicator.start(mode="copy-and-stream")
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     # A partition made later belongs to the group as well: the publication names the root.
     source.execute(
         "CREATE TABLE later PARTITION OF root FOR VALUES FROM (200) TO (300)",
@@ -146,7 +146,7 @@ async def test_a_table_rewritten_before_it_is_locked_is_copied_under_another_sna
     )
     slow = SecretStr(make_conninfo(source.dsn, options="-c post_auth_delay=1"))
     running = replicator.start(mode="copy-and-stream", once=True, conninfo=slow)
-    await until(lambda: replicator.slot_lsn(), "snapshot exported")
+    await until(replicator.slot_lsn, "snapshot exported")
     first_lsn = replicator.slot_lsn()
     # WHEN the table is rewritten before it is locked
     source.execute(rewrite)

@@ -1,4 +1,4 @@
-"""Streaming: every committed change is in the change stream, once, in order, and the slot moves late."""
+"""Streaming: every committed change is stored once, in order, and the slot moves late."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_every_change_is_streamed_once_and_in_commit_order(replicator: Rep
     source = replicator.source
     source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
     running = replicator.start()
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     # WHEN all kinds of changes happen
     source.execute(
         "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i",
@@ -61,7 +61,7 @@ async def test_a_stop_publishes_what_was_read_and_frees_the_slot_at_once(
     source = replicator.source
     source.execute("CREATE TABLE t (id int PRIMARY KEY)")
     running = replicator.start()
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     source.execute("INSERT INTO t SELECT generate_series(1, 100)")
     await replicator.until_published(replicator.wal_lsn())
     await running.stop()
@@ -79,7 +79,7 @@ async def test_an_idle_group_moves_its_slot_while_others_write(replicator: Repli
     source = replicator.source
     source.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE other (v text)")
     running = replicator.start(tables=("t",), confirm_after="broker")
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     # WHEN more than a segment of WAL is written for another table
     source.execute("INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
     lsn = replicator.wal_lsn()
@@ -97,7 +97,7 @@ async def test_a_slot_is_not_confirmed_before_a_sink_or_the_horizon_makes_it_saf
     source = replicator.source
     source.execute("CREATE TABLE t (id int PRIMARY KEY)")
     running = replicator.start()
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     start_lsn = replicator.slot_lsn()
     source.execute("INSERT INTO t SELECT generate_series(1, 100)")
     await replicator.until_published(replicator.wal_lsn())
@@ -109,7 +109,7 @@ async def test_the_horizon_of_the_broker_confirms_without_any_sink(replicator: R
     source = replicator.source
     source.execute("CREATE TABLE t (id int PRIMARY KEY)")
     running = replicator.start(broker_sync_horizon_s=0.5)
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     source.execute("INSERT INTO t SELECT generate_series(1, 100)")
     lsn = replicator.wal_lsn()
     await until(lambda: (replicator.slot_lsn() or 0) >= lsn, "slot confirmed past the insert")
@@ -126,7 +126,7 @@ async def test_kill_9_at_any_moment_leaves_an_unbroken_chain_with_every_change_o
     source = replicator.source
     source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
     process = replicator.spawn(confirm_after="broker")
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     rows = 0
     for number in range(40):
         count = (1, 10, 3000, 1, 5)[(number + seed) % 5]

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
     from tests.fix_postgres import Database, PostgresFactory
 
+KEYED_BY_INDEX = """
+CREATE TABLE t (id int CONSTRAINT k UNIQUE NOT NULL);
+ALTER TABLE t REPLICA IDENTITY USING INDEX k
+"""
+
 PASSWORD = "s3cret-pass"  # noqa: S105 - one that must not be shown
 
 
 async def refused(replicator: Replicator, **options: Any) -> PgfloError:  # noqa: ANN401
-    """Start and give the refusal, having seen that nothing is left at the source or in the broker."""
+    """Start and give the refusal; nothing is left at the source or in the broker."""
     with pytest.raises(PgfloError) as told:
         await replicator.run(once=True, **options)
     assert PASSWORD not in f"{told.value} {told.value.hint} {told.value.context}"
@@ -130,18 +135,14 @@ async def test_an_unreadable_table_list_is_exit_2(replicator: Replicator) -> Non
         ("CREATE TABLE t (id int NOT NULL UNIQUE)", False),
         ("CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY NOTHING", False),
         ("CREATE TABLE t (id int); ALTER TABLE t REPLICA IDENTITY FULL", True),
-        (
-            "CREATE TABLE t (id int NOT NULL UNIQUE);"
-            "ALTER TABLE t REPLICA IDENTITY USING INDEX t_id_key",
-            True,
-        ),
+        (KEYED_BY_INDEX, True),
     ],
 )
 async def test_a_table_is_refused_exactly_when_its_own_updates_would_fail(
     replicator: Replicator, definition: str, usable: bool
 ) -> None:
     source = replicator.source
-    source.execute(sql.SQL(definition))  # type: ignore[arg-type] # a parameter of this test
+    source.execute(sql.SQL(definition))
     if usable:
         await replicator.run(once=True)
         source.execute("INSERT INTO t VALUES (1)", "UPDATE t SET id = 2", "DELETE FROM t")
@@ -229,7 +230,7 @@ async def test_a_second_replicator_is_exit_8(replicator: Replicator) -> None:
     process = replicator.spawn()
     from tests.fix_replicator import until
 
-    await until(lambda: replicator.slot_lsn(), "slot created")
+    await until(replicator.slot_lsn, "slot created")
     with pytest.raises(PgfloError) as told:
         await replicator.run(once=True)
     assert told.value.kind is errors.GROUP_RUNNING

@@ -25,6 +25,7 @@ class Clock:
         self.now = 1000.0
 
     def __call__(self) -> float:
+        """Tell the time."""
         return self.now
 
 
@@ -143,7 +144,7 @@ def test_the_horizon_queue_stays_small_and_never_passes_early(steps_s: list[floa
         stored_at[number] = clock.now
         confirmed_lsn = ledger.confirm()
         assert confirmed_lsn == 100 or stored_at[confirmed_lsn] <= clock.now - HORIZON_S
-        assert len(ledger._held) <= 2 * HORIZON_S + 2  # noqa: SLF001 - its bound is the promise
+        assert len(ledger._held) <= 2 * HORIZON_S + 2  # its bound is the promise
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -160,10 +161,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(step=st.integers(0, 1000))
     def receive(self, step: int) -> None:
+        """Let the walsender decode more."""
         self.ledger.receive(self.ledger.received_lsn + step)
 
     @rule(part=st.floats(0, 1))
     def store(self, part: float) -> None:
+        """Let the broker store some of what was received."""
         ahead = self.ledger.received_lsn - self.ledger.published_lsn
         lsn = self.ledger.published_lsn + int(ahead * part)
         self.ledger.publish(lsn)
@@ -171,15 +174,18 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(part=st.floats(0, 2))
     def sinks_commit(self, part: float) -> None:
+        """Let the sinks commit, and even claim more than there is."""
         self.sinks_lsn = max(self.sinks_lsn, int(self.ledger.published_lsn * part))
         self.ledger.commit_by_sinks(self.sinks_lsn)
 
     @rule(seconds=st.floats(0, 200))
     def time_passes(self, seconds: float) -> None:
+        """Let time pass."""
         self.clock.now += seconds
 
     @rule()
     def confirm(self) -> None:
+        """Send a status message."""
         lsn = self.ledger.confirm()
         assert lsn >= self.heard_lsn, "a confirmation went back"
         held = max(
@@ -192,11 +198,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def reconnect(self) -> None:
+        """Lose the connection and open another."""
         self.ledger.begin(confirmed_lsn=self.heard_lsn, published_lsn=self.ledger.published_lsn)
         self.stored.append((self.clock.now, self.ledger.published_lsn))
 
     @rule()
     def kill(self) -> None:
+        """Kill the replicator and start it again."""
         published_lsn = self.ledger.published_lsn
         self.ledger = Ledger(self.rule, HORIZON_S, self.clock)
         self.ledger.begin(confirmed_lsn=self.heard_lsn, published_lsn=published_lsn)
@@ -205,6 +213,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_four_lsns_are_in_order(self) -> None:
+        """Check the ledger's promise."""
         ledger = self.ledger
         assert ledger.confirmed_lsn <= ledger.safe_lsn
         assert ledger.safe_lsn <= ledger.published_lsn <= ledger.received_lsn

@@ -2,9 +2,10 @@
 
 Upstream: creation has made the snapshot, locked the tables and cut them. Downstream: copy processes
 publish the ranges; workers apply them.
-Invariant: a range counts as published only when its process says that the broker stored its final part,
-and the copy ends only when every range of every table does. A process that dies, or a lane whose
-acknowledgement is lost, costs its range another attempt; a lost snapshot costs the whole copy.
+Invariant: a range counts as published only when its process says that the broker stored its final
+part, and the copy ends only when every range of every table does. A process that dies, or a lane
+whose acknowledgement is lost, costs its range another attempt; a lost snapshot costs the whole
+copy.
 
 Small messages cross the pipes: tasks down, reports up. Rows never do.
 """
@@ -47,7 +48,7 @@ MAX_SOURCE_FAILURES = 5
 """Attempts at one range that the source may break before the copy gives up."""
 
 PAUSE_S = 1.0
-"""Wait before a process is started in place of one that ended, and between looks at a full stream."""
+"""Wait before a process takes the place of one that ended; between looks at a full stream."""
 
 QUEUED_REPORT_S = 5.0
 RECORD_INTERVAL_S = 0.5
@@ -114,7 +115,7 @@ class Copy:
         return max(1, min(self._settings.copying.max_workers, useful))
 
     async def run(self) -> None:
-        """Publish every range. Raises `PgfloError`: COPY_BROKEN when the snapshot is lost, and others."""
+        """Publish every range. Raises `PgfloError`; COPY_BROKEN when the snapshot is lost."""
         lanes = self.lanes
         await self._group.put(lanes=lanes)
         log.info("copying", tables=len(self._tables), processes=lanes)
@@ -239,8 +240,8 @@ class Copy:
     async def _has_room(self) -> bool:
         """Whether the copy stream can take one more range beside those that are running.
 
-        A range that is handed out must fit: a stream filled by halves of ranges, none of which a sink
-        can apply, would never empty.
+        A range that is handed out must fit: a stream filled by halves of ranges, none of which a
+        sink can apply, would never empty.
         """
         state = await _insist(lambda: stream_state(self._broker, self._group.names.copy_stream))
         running = sum(table.running for table in self._tables.values())
@@ -257,7 +258,7 @@ class Copy:
         if not self._told_full and running == 0:
             self._told_full = True
             log.warning(
-                "the copy stream is full; the copy waits until every sink has applied what is there",
+                "the copy stream is full; the copy waits for every sink to apply what is there",
                 bytes=state.bytes,
                 setting="--stream-max-bytes",
                 sinks="registered" if self._sinks.any else "none: start `pgflo worker`",
@@ -301,7 +302,7 @@ class Copy:
 
 
 async def _insist(action: Callable[[], Awaitable[Result]]) -> Result:
-    """Do it again until the broker answers: a copy is too dear to give up for a restart of the broker."""
+    """Repeat until the broker answers: a copy is too dear to be lost by its restart."""
     while True:
         try:
             return await action()

@@ -1,9 +1,11 @@
 """A copy process: reads ranges in the shared snapshot and publishes them through its own lane.
 
-Upstream: the copy's coordinator hands out one range at a time over a pipe. Downstream: the copy stream.
-Invariant: a range is reported done only when the broker has stored its final part, and every envelope
-of an attempt carries the attempt's number: what a broken attempt left behind is never mistaken for
-another's. Rows pass through in blocks, from libpq to the broker, without being looked at.
+Upstream: the copy's coordinator hands out one range at a time over a pipe. Downstream: the copy
+stream.
+Invariant: a range is reported done only when the broker has stored its final part, and every
+envelope of an attempt carries the attempt's number: what a broken attempt left behind is never
+mistaken for another's. Rows pass through in blocks, from libpq to the broker, without being looked
+at.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class RangeReport:
     """What a copy process tells.
 
     `moved`: how far the attempt is; `done`: the range is stored; `broken`: the attempt is lost, the
-    process waits for another; `gone`: the process ends, a new one may do better; `failed`: none would.
+    process waits for another; `gone`: the process ends, a new one may do better; `failed`: none
+    would.
     """
 
     event: Literal["moved", "done", "broken", "gone", "failed"]

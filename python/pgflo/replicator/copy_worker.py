@@ -1,7 +1,8 @@
 """The coordinator's handle of one copy process.
 
 Upstream: the copy hands over a range. Downstream: `copy_process` at the other end of a pipe.
-Invariant: one range at a time; a process that ends in the middle of one shows as `WorkerGone`, at once.
+Invariant: one range at a time; a process that ends in the middle of one shows as `WorkerGone`, at
+once.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class CopyWorker:
             moved(report)
 
     async def stop(self) -> None:
-        """End the process: by force in the middle of a range, which may happen at any moment anyway."""
+        """End the process, by force in the middle of a range: that may happen anyway."""
         self._close()
         if self._busy:
             self._process.kill()

@@ -2,9 +2,10 @@
 
 Upstream: the settings, and the group's record in the broker. Downstream: creation makes what a new
 incarnation needs; stream and copy work on what this gives.
-Invariant: only a group whose record says COPYING, STREAMING, COPIED or DONE has anything in its streams
-that a sink may apply, and a group is never begun anew silently over something that was applied: then
-the incarnation changes, and with it every name and every key under which sinks remember.
+Invariant: only a group whose record says COPYING, STREAMING, COPIED or DONE has anything in its
+streams that a sink may apply, and a group is never begun anew silently over something that was
+applied: then the incarnation changes, and with it every name and every key under which sinks
+remember.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ COPY_ONLY = "copy"
 
 
 class Group:
-    """One incarnation: its names, its record, its tables. Only the replicator's main task writes it."""
+    """One incarnation: its names, record and tables. Only the replicator writes it."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Found:
 
 
 def check_mode(value: GroupRecord, mode: str) -> None:
-    """Raise `PgfloError` (GROUP_MODE) when the group was made for another job than it is started for."""
+    """Raise `PgfloError` (GROUP_MODE) when the group was made for another job."""
     if value.mode == mode or (value.mode == "copy-and-stream" and mode == "stream"):
         return
     raise PgfloError(
@@ -91,8 +92,8 @@ def check_mode(value: GroupRecord, mode: str) -> None:
 def needs_new_incarnation(value: GroupRecord) -> bool:
     """Whether a start is unfinished business that cannot be gone on with.
 
-    A group that was being made may lack anything. An interrupted copy has lost its snapshot, and ranges
-    never continue under another one: rows move between them.
+    A group that was being made may lack anything. An interrupted copy has lost its snapshot, and
+    ranges never continue under another one: rows move between them.
     """
     return value.phase in (Phase.CREATING, Phase.COPYING)
 
@@ -111,7 +112,7 @@ async def resume(record: Record, found: Found, settings: ReplicateSettings) -> G
 async def discard(
     conn: psycopg.AsyncConnection[Any], broker: Broker, settings: ReplicateSettings, found: Found
 ) -> None:
-    """Remove what an earlier incarnation owns: slot, publications, streams. Its record is written over."""
+    """Remove an incarnation's slot, publications and streams. Its record is written over."""
     names = Names(settings.group, uuid.UUID(found.value.incarnation))
     removed = await drop.drop_objects(conn, names)
     await delete_streams(broker, names)
@@ -123,7 +124,8 @@ async def examine(
 ) -> TableSet:
     """Run the preflight. Raises its first finding, after logging them all.
 
-    For a group that is known, findings about tables are warnings: it goes on with the tables it has.
+    For a group that is known, findings about tables are warnings: it goes on with the tables it
+    has.
     """
     names = Names(settings.group, uuid.UUID(int=0))
     slot_name = None if settings.mode == COPY_ONLY else names.slot
@@ -148,8 +150,7 @@ async def refuse_orphan(conn: psycopg.AsyncConnection[Any], settings: ReplicateS
         return
     raise PgfloError(
         errors.GROUP_ORPHANED,
-        f"the source has slot {names.slot}, but the broker does not know group "
-        f"{settings.group}",
+        f"the source has slot {names.slot}, but the broker does not know group {settings.group}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The LSN ledger of one replicator. Always: confirmed_lsn <= safe_lsn <= published_lsn <= received_lsn.
+"""The LSN ledger. Always: confirmed_lsn <= safe_lsn <= published_lsn <= received_lsn.
 
 received_lsn   end of the last WAL byte that the walsender has decoded for us (memory only)
 published_lsn  commit end of the last envelope that JetStream stored (acknowledgement seen)
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HORIZON_STEP_S = 0.5
-"""Envelopes stored within this many seconds share one entry of the horizon queue, at the time of the
-last: what is held back is held a little longer, and 150 s of horizon need at most 301 entries."""
+"""Envelopes stored within this many seconds share one entry of the horizon queue, at the time of
+the last: what is held back is held a little longer, and 150 s of horizon need at most 301
+entries."""
 
 WATERMARK_INTERVAL_S = 10.0
-"""At most one watermark in this many seconds: it bounds the WAL an idle group pins, at no visible cost."""
+"""At most one watermark in this many seconds bounds the WAL an idle group pins."""
 
 WATERMARK_BYTES = 16 * 1024 * 1024
 """One WAL segment. A busy neighbour database makes watermarks sooner than the interval does."""
@@ -47,7 +48,7 @@ class ConfirmAfter(enum.StrEnum):
 
 
 class _Held(NamedTuple):
-    """What the broker stored between two moments; passes the horizon counted from the later one."""
+    """What the broker stored between two moments; its age counts from the later one."""
 
     first_at: float
     last_at: float
@@ -59,7 +60,7 @@ class LedgerError(RuntimeError):
 
 
 class Ledger:
-    """The four LSNs and the only ways in which they move. One per replicator, across its connections."""
+    """The four LSNs and the only ways in which they move. Outlives connections."""
 
     def __init__(
         self, confirm_after: ConfirmAfter, horizon_s: float, clock: Callable[[], float]
@@ -76,7 +77,7 @@ class Ledger:
         self.confirmed_lsn = 0
 
     def begin(self, *, confirmed_lsn: int, published_lsn: int) -> None:
-        """Start a connection: the slot stands at `confirmed_lsn`, the change stream at `published_lsn`.
+        """Start a connection at what the slot has confirmed and the change stream holds.
 
         What was received but not published is forgotten. What the stream held before keeps its age,
         unless the stream now ends earlier. Raises `LedgerError` when the slot is ahead.
@@ -121,7 +122,7 @@ class Ledger:
         return max(self.confirmed_lsn, min(safe_lsn, self.published_lsn))
 
     def confirm(self) -> int:
-        """Move `confirmed_lsn` to what is safe and give it: the flush position of the next status."""
+        """Move `confirmed_lsn` to what is safe and give it."""
         self.confirmed_lsn = max(self.confirmed_lsn, self.safe_lsn)
         self._check()
         return self.confirmed_lsn

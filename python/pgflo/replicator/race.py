@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def first_of(*works: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the first gives
-    """Run all at once; give or raise what the first to end gives or raises, and cancel the others."""
+    """Run all at once; give or raise what the first to end does, and cancel the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,9 +1,9 @@
 """The replicator's main task: from the lease to the last confirmation.
 
-Upstream: the command line gives settings and an event that asks to stop. Downstream: group, creation,
-copy and stream.
-Invariant: only the holder of the group's lease touches slot, streams and record. A failure that time
-can heal is tried again with growing waits once the group has started; every other one ends the
+Upstream: the command line gives settings and an event that asks to stop. Downstream: group,
+creation, copy and stream.
+Invariant: only the holder of the group's lease touches slot, streams and record. A failure that
+time can heal is tried again with growing waits once the group has started; every other one ends the
 replicator with the error that says what to do.
 """
 
@@ -64,8 +64,8 @@ async def run(
 ) -> None:
     """Replicate a group until it is done, `stop` is set, or a failure needs the operator.
 
-    `settings.nats.url` must be set. Returns when everything in flight is stored and the slot is free;
-    `progress` hears of the copy at most four times a second. Raises `PgfloError`.
+    `settings.nats.url` must be set. Returns when everything in flight is stored and the slot is
+    free; `progress` hears of the copy at most four times a second. Raises `PgfloError`.
     """
     async with AsyncExitStack() as stack:
         broker = await broker_connection.connect(

@@ -1,9 +1,9 @@
 """What the registered sinks have committed, as they tell it in the group's record.
 
-Upstream: workers write `sink.<name>`. Downstream: the ledger (what is safe) and retention (what may be
-purged).
-Invariant: a sink that is registered, but has not begun this incarnation yet, stands at its start; it
-holds everything back until it comes or is removed by `pgflo drop`.
+Upstream: workers write `sink.<name>`. Downstream: the ledger (what is safe) and retention (what may
+be purged).
+Invariant: a sink that is registered, but has not begun this incarnation yet, stands at its start;
+it holds everything back until it comes or is removed by `pgflo drop`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Upstream: the envelope that the change stream ends with. Downstream: stream starts the walsender and
 the assembler there.
-Invariant: nothing is streamed from a source, publication or slot that cannot give every change behind
-the end of the change stream.
+Invariant: nothing is streamed from a source, publication or slot that cannot give every change
+behind the end of the change stream.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class StartPoint:
 async def starting_point(broker: Broker, group: Group, last: StoredEnvelope | None) -> StartPoint:
     """Tell where to go on behind `last`, the envelope that the change stream ends with.
 
-    A body of several parts that is not whole counts as not there: the chain goes on from the envelope
-    in front of its first part, and its parts are published again.
+    A body of several parts that is not whole counts as not there: the chain goes on from the
+    envelope in front of its first part, and its parts are published again.
     """
     origin = StartPoint((group.value.start_lsn, 0), group.value.start_lsn)
     if last is None:
@@ -97,8 +97,8 @@ async def check_source(
 _TARGET = """
 SELECT pg_current_wal_insert_lsn()::text, pg_current_xact_id()::text
 """
-# The transaction id is a write of its own: its commit record lies behind the LSN, so that the walsender
-# gets there even if nobody else writes.
+# The transaction id is a write of its own: its commit record lies behind the LSN, so that the
+# walsender gets there even if nobody else writes.
 
 
 async def until_lsn(

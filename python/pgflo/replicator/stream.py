@@ -1,15 +1,15 @@
 """One connection's life: walsender → assembler → change stream, and the confirmations back.
 
 Upstream: `source.walsender`. Downstream: `broker.publisher`; the ledger decides what is confirmed.
-Invariant: envelopes are published in the order the assembler made them, and whatever was read but not
-published is read again by the next connection.
+Invariant: envelopes are published in the order the assembler made them, and whatever was read but
+not published is read again by the next connection.
 
 Two tasks share the session. The intake reads, assembles and publishes; it stops reading while the
 broker takes no more (back-pressure), and cuts an envelope when the source has nothing more at the
-moment. The talk sends status messages, also while the intake waits, which is all the server needs to
-stay. A server that shuts down asks for an answer again and again at the same LSN, until all is
-confirmed or the client is gone: then what is in flight is finished and the session left, so that the
-server can stop.
+moment. The talk sends status messages, also while the intake waits, which is all the server needs
+to stay. A server that shuts down asks for an answer again and again at the same LSN, until all is
+confirmed or the client is gone: then what is in flight is finished and the session left, so that
+the server can stop.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ FINISH_FOR_SERVER_S = 3.0
 """The same when the source wants to shut down."""
 
 STALL_S = 20.0
-"""After this long without a single acknowledgement the walsender is let go, so that it does not keep the
-source from shutting down; reading goes on from the slot when the broker takes envelopes again."""
+"""After this long without a single acknowledgement the walsender is let go, so that it does not
+keep the source from shutting down; reading goes on from the slot when the broker takes envelopes
+again."""
 
 
 class Ending(enum.Enum):
@@ -137,8 +138,8 @@ class Session:
     ) -> Session:
         """Find where the change stream ends, check the source, start there. Raises `PgfloError`.
 
-        A change stream that is gone is made again, empty: if the slot still has what it held, it is fed
-        again, and otherwise `check_source` refuses.
+        A change stream that is gone is made again, empty: if the slot still has what it held, it is
+        fed again, and otherwise `check_source` refuses.
         """
         await create_streams(broker, group.names, settings.nats, copy=False)
         publisher = await ChangePublisher.open(
@@ -294,7 +295,7 @@ class Session:
             self._wake.set()
 
     def _server_stops(self) -> bool:
-        """Answer a request for a status; True when they come as a server sends them that shuts down."""
+        """Answer a request for a status; True when they come as from a server that shuts down."""
         if not self._assembler.take_reply_request():
             return False
         self._tell()
@@ -328,9 +329,7 @@ class Session:
         self._leaving = True
         self._wake.set()
         await asyncio.sleep(FINISH_IN_FLIGHT_S)
-        log.warning(
-            "the broker did not take everything in time; it is read again at the next start"
-        )
+        log.warning("the broker did not take everything in time; it is read again later")
         return Ending.STOPPED
 
     async def _talk(self) -> Ending:

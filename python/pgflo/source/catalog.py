@@ -1,7 +1,7 @@
 """Which tables a group has: patterns resolved to tables, columns, keys and sizes.
 
-Upstream: patterns (what the user meant) and the source's catalog. Downstream: preflight, publication,
-the copy, and the group's record.
+Upstream: patterns (what the user meant) and the source's catalog. Downstream: preflight,
+publication, the copy, and the group's record.
 Invariant: every table that a pattern means is either in the answer or named in a finding; nothing
 is left out silently. Partitioned tables are given as their leaves, since those hold the rows.
 """
@@ -101,7 +101,7 @@ class SourceTable:
     root_oid: int
     columns: tuple[SourceColumn, ...]
     key: tuple[str, ...]
-    """Columns of the replica identity; of the primary key when the identity is FULL. May be empty."""
+    """Columns of the replica identity, or of the primary key if that is FULL. May be empty."""
     identity: str
     """`relreplident`: d(efault), n(othing), f(ull) or i(ndex)."""
     insert_only: bool
@@ -119,7 +119,7 @@ class SourceTable:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a publication lists: an ordinary table alone, or a partitioned one with all its leaves."""
+    """What a publication lists: one table, or a partitioned one with all its leaves."""
 
     schema: str
     name: str
@@ -173,7 +173,7 @@ async def resolve(conn: psycopg.AsyncConnection[Any], settings: SourceSettings) 
 async def describe(
     conn: psycopg.AsyncConnection[Any], tables: dict[int, SourceTable]
 ) -> dict[int, SourceTable]:
-    """Read columns and keys of the tables anew, as the transaction of `conn` sees them. Two queries."""
+    """Read columns and keys as the transaction of `conn` sees them. Two queries."""
     oids = list(tables)
     columns: dict[int, list[SourceColumn]] = {oid: [] for oid in oids}
     for oid, *column in await (await conn.execute(_COLUMNS, (oids,))).fetchall():
@@ -235,8 +235,8 @@ class _Choice:
     def published(self) -> Iterable[Published]:
         """Give what the publications list.
 
-        A partitioned table stands for its leaves, future ones included, unless one of them is left out
-        or treated in another way; then the leaves are listed one by one.
+        A partitioned table stands for its leaves, future ones included, unless one of them is left
+        out or treated in another way; then the leaves are listed one by one.
         """
         chosen = {row.oid for row in self.leaves}
         # A chosen partitioned table without partitions is published for those to come.

@@ -23,7 +23,7 @@ MIN_SERVER_VERSION = 140000
 """PostgreSQL 14: the first with TID range scans and with `messages` in pgoutput."""
 
 CONNECT_TIMEOUT_S = 10
-"""Seconds to wait for one host before it counts as unreachable (unless the conninfo says otherwise)."""
+"""Seconds until a host counts as unreachable, unless the conninfo says otherwise."""
 
 PINNED_SETTINGS = {
     "datestyle": "ISO",
@@ -60,7 +60,7 @@ _REFUSED = (
     "is not permitted to log in",
     "permission denied for database",
 )
-"""What libpq's text says when trying again will not help. PostgreSQL gives no SQLSTATE for these."""
+"""What libpq says when trying again will not help; it gives no SQLSTATE for these."""
 
 
 def application_name(group: str, part: str = "") -> str:
@@ -94,7 +94,7 @@ def connect_sync(conninfo: str, *, purpose: str) -> psycopg.Connection[TupleRow]
 
 
 def failure(error: psycopg.Error, doing: str) -> PgfloError:
-    """Tell a server error by kind: a lost connection or a server that goes can heal, others cannot."""
+    """Tell a server error by kind: a lost connection can heal, others cannot."""
     kind = errors.SOURCE_UNREACHABLE if is_disconnect(error) else errors.SOURCE_FAILED
     return PgfloError(kind, f"{doing}: {describe(error)}")
 

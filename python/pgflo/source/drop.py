@@ -21,7 +21,7 @@ _ANY_INCARNATION = uuid.UUID(int=0)
 
 
 async def drop_group(conninfo: str, group: str) -> list[str]:
-    """Remove slot and publications of a group and tell what was removed, as `slot NAME` and the like.
+    """Remove slot and publications of a group; tell what was removed (`slot NAME` …).
 
     Nothing there is no mistake. Raises `PgfloError` when the slot is read by a foreign session.
     """
@@ -40,7 +40,7 @@ async def list_group(conninfo: str, group: str) -> list[str]:
 
 
 async def drop_objects(conn: psycopg.AsyncConnection[Any], names: Names) -> list[str]:
-    """Remove slot, then publications: a slot whose publication is gone could not be read any more."""
+    """Remove slot, then publications: a slot without its publication cannot be read."""
     dropped = [f"slot {names.slot}"] if await slot.drop(conn, names.slot) else []
     return dropped + [
         f"publication {name}" for name in await publication.drop(conn, _publications(names))

@@ -58,7 +58,7 @@ def names_for(published: Iterable[Published], main: str, insert: str) -> list[st
 async def create(
     conn: psycopg.AsyncConnection[Any], published: Iterable[Published], main: str, insert: str
 ) -> list[str]:
-    """Make the publications anew and give their names. The caller knows that no slot depends on them."""
+    """Make the publications anew and give their names. No slot may depend on them."""
     entries = list(published)
     names = names_for(entries, main, insert)
     async with conn.transaction():
@@ -132,7 +132,8 @@ async def check(
 def _create_statement(name: str, entries: list[Published], publish: str) -> sql.Composed:
     statement = sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(name))
     if entries:
-        # ONLY: inheritance children are tables of their own; it has no meaning for partitioned ones.
+        # ONLY: inheritance children are tables of their own; it has no meaning for partitioned
+        # ones.
         tables = sql.SQL(", ").join(
             sql.SQL("{}{}").format(
                 sql.SQL("" if entry.partitioned else "ONLY "),

@@ -18,7 +18,7 @@ MIN_RANGE_BYTES = 4 * 1024 * 1024
 """Smaller ranges cost more in statements and destination commits than they bring in evenness."""
 
 RANGES_PER_WORKER = 4
-"""A table large enough gets this many ranges per worker, so that no worker waits long for the last."""
+"""Ranges of a large table for each worker, so that none waits long for the last."""
 
 _SIZES = """
 SELECT c.oid::int8, pg_relation_size(c.oid, 'main')::int8, pg_table_size(c.oid)::int8,
@@ -50,7 +50,7 @@ class TableRanges:
 async def plan(
     conn: psycopg.AsyncConnection[Any], oids: list[int], *, range_bytes: int, workers_per_table: int
 ) -> dict[int, TableRanges]:
-    """Read the tables' sizes and cut them. One query; sizes come from the files, not from statistics."""
+    """Read the tables' sizes and cut them. One query; files are asked, not statistics."""
     rows = await (await conn.execute(_SIZES, (oids,))).fetchall()
     return {
         oid: cut(

@@ -63,7 +63,7 @@ class SlotState:
 
 @dataclass(frozen=True, slots=True)
 class CreatedSlot:
-    """What CREATE_REPLICATION_SLOT answered. The snapshot lives until the next command or the close."""
+    """A new slot. Its snapshot lives until the session's next command or its close."""
 
     consistent_lsn: int
     snapshot: str
@@ -137,8 +137,8 @@ async def check(conn: psycopg.AsyncConnection[Any], name: str, published_lsn: in
     if found.confirmed_lsn > published_lsn:
         raise PgfloError(
             errors.SLOT_AHEAD,
-            f"slot {quote(name)} stands at {lsn_format(found.confirmed_lsn)}, but the change stream "
-            f"ends at {lsn_format(published_lsn)}: the changes between are gone",
+            f"slot {quote(name)} stands at {lsn_format(found.confirmed_lsn)}, but the change "
+            f"stream ends at {lsn_format(published_lsn)}: the changes between are gone",
         )
     if found.active_pid is not None and not await _end_old_reader(conn, name):
         raise PgfloError(

@@ -2,13 +2,13 @@
 
 Upstream: the slot's exported snapshot (or none: then the holder takes its own). Downstream: copy
 processes import what the holder exports.
-Invariant: while the holder lives, no table of the copy is rewritten or truncated. A snapshot does not
-protect from that: after ALTER TABLE rewrote a table, or VACUUM FULL or TRUNCATE ran, a reader with an
-older snapshot finds rows missing, without an error. What happened before the locks were taken is
-found by comparing file numbers, and then the snapshot is of no use.
+Invariant: while the holder lives, no table of the copy is rewritten or truncated. A snapshot does
+not protect from that: after ALTER TABLE rewrote a table, or VACUUM FULL or TRUNCATE ran, a reader
+with an older snapshot finds rows missing, without an error. What happened before the locks were
+taken is found by comparing file numbers, and then the snapshot is of no use.
 
-The locks are taken all together and in short attempts: whoever rewrites a table and waits for another
-of ours would otherwise be the victim of a deadlock.
+The locks are taken all together and in short attempts: whoever rewrites a table and waits for
+another of ours would otherwise be the victim of a deadlock.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ def _lock(
     names = sql.SQL(", ").join(
         sql.SQL("ONLY {}").format(sql.Identifier(*name)) for name in tables.values()
     )
-    # The first query fixes a snapshot of our own, before the locks: so both ways end in the same check.
+    # The first query fixes a snapshot of our own, before the locks: so both ways end in the same
+    # check.
     row = conn.execute("SELECT pg_current_wal_lsn()::text").fetchone()
     lsn = lsn_parse(row[0]) if row else 0
     report_at = time.monotonic()

@@ -1,7 +1,7 @@
-"""One logical walsender session: starts it, drains it, answers it, and leaves it at once when asked.
+"""One logical walsender session: started, drained, answered, and left at once when asked.
 
-Upstream: a slot that was checked. Downstream: the replicator's intake, which feeds what is drained to
-the assembler and decides which LSN may be told as flushed.
+Upstream: a slot that was checked. Downstream: the replicator's intake, which feeds what is drained
+to the assembler and decides which LSN may be told as flushed.
 Invariant: the interpreter never blocks on the socket. Reading may pause for as long as it likes
 (back-pressure); status messages go out all the same, which keeps the server from giving up on us.
 """
@@ -110,10 +110,10 @@ class WalSender:
         self._pump = open_pump(self._conn)
 
     def drain(self, max_bytes: int) -> tuple[bytes, bool]:
-        """Take what has arrived, without waiting: a block for the assembler, and whether there is more.
+        """Take what has arrived: a block for the assembler, and whether there is more.
 
-        Raises `PgfloError` when the server ended the stream or the connection broke, after what came
-        before was delivered.
+        Raises `PgfloError` when the server ended the stream or the connection broke, after what
+        came before was delivered.
         """
         if self._pump is None:
             raise RuntimeError("drain() before start()")
@@ -145,7 +145,7 @@ class WalSender:
             raise failure(error, "the walsender session broke") from error
 
     async def finish(self) -> None:
-        """End streaming so that the slot is free when this returns; what still arrives is dropped."""
+        """End streaming: the slot is free when this returns. What still arrives is dropped."""
         with suppress(psycopg.Error, TimeoutError, PgfloError):
             async with asyncio.timeout(FINISH_S):
                 await self._say_goodbye()
