@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,8 +72,11 @@ class Family:
 
 
 @pytest.fixture
-def directories() -> list[Path]:
-    return [throw_away_directory("pgflo-test-"), throw_away_directory("pgflo-test-")]
+def directories() -> Iterator[list[Path]]:
+    made = [throw_away_directory("pgflo-test-"), throw_away_directory("pgflo-test-")]
+    yield made
+    for path in made:  # of a test that failed
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
