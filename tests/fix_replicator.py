@@ -176,6 +176,22 @@ class Replicator:
         finally:
             await broker.close()
 
+    async def until_streaming(self, *, not_incarnation: str = "") -> None:
+        """Return when the record says that the copy, if any, is published."""
+
+        async def streams() -> bool:
+            for task, _ in self._running:
+                if task.done() and not task.cancelled():
+                    task.result()
+            record = await self.record()
+            return (
+                record is not None
+                and record.phase is Phase.STREAMING
+                and record.incarnation != not_incarnation
+            )
+
+        await until(streams, "streaming")
+
     async def change_record(self, **changes: Any) -> None:  # noqa: ANN401 - fields of GroupRecord
         """Write other values into the group's record."""
         broker = await connect(NatsSettings(url=self.nats_url), name="test")

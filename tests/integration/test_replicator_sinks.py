@@ -1,0 +1,195 @@
+"""What sinks committed decides what the source may forget and what the broker may purge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.fix_replicator import until
+
+from pgflo.broker.connection import connect
+from pgflo.broker.names import Names
+from pgflo.broker.record import Record
+from pgflo.broker.records import SinkRecord
+from pgflo.broker.topology import envelope_at, stream_state
+from pgflo.config.settings import CopySettings, NatsSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.fix_replicator import Replicator
+
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.records import GroupRecord
+    from pgflo.broker.topology import StoredEnvelope
+
+
+class Sinks:
+    """Writes sinks' records as workers do, and looks at the streams."""
+
+    def __init__(self, broker: Broker, record: Record, group: GroupRecord, names: Names) -> None:
+        self.broker = broker
+        self.record = record
+        self.group = group
+        self.names = names
+
+    async def stand(
+        self, sink: str, at: StoredEnvelope | None, *, lanes: dict[int, int] | None = None
+    ) -> None:
+        """Say that `sink` has applied up to and with an envelope (None: nothing)."""
+        start_lsn = self.group.start_lsn
+        header = at.header if at else None
+        await self.record.put_sink(
+            SinkRecord(
+                name=sink,
+                kind="postgres",
+                incarnation=self.group.incarnation,
+                commit_lsn=header.commit_lsn if header else start_lsn,
+                ordinal=header.ordinal if header else 0,
+                end_lsn=header.end_lsn if header else start_lsn,
+                phase="streaming",
+                lane_seqs=lanes or {},
+            )
+        )
+
+    async def envelope(self, seq: int) -> StoredEnvelope:
+        """Read one envelope of the change stream."""
+        found = await envelope_at(self.broker, self.names.changes_stream, seq)
+        assert found is not None
+        return found
+
+    async def first_seq(self) -> int:
+        """Give the first sequence that the change stream still holds."""
+        return (await stream_state(self.broker, self.names.changes_stream)).first_seq
+
+    async def last_seq(self) -> int:
+        """Give the last sequence of the change stream."""
+        return (await stream_state(self.broker, self.names.changes_stream)).last_seq
+
+
+@pytest.fixture
+async def broker(nats_url: str) -> AsyncIterator[Broker]:
+    """Connect a bystander."""
+    made = await connect(NatsSettings(url=nats_url), name="test")
+    yield made
+    await made.close()
+
+
+async def open_sinks(replicator: Replicator, broker: Broker) -> Sinks:
+    """Open the record of a group that runs."""
+    record = await Record.open(broker, replicator.group, create=False)
+    assert record is not None
+    found = await record.group()
+    assert found is not None
+    import uuid
+
+    names = Names(replicator.group, uuid.UUID(found[0].incarnation))
+    return Sinks(broker, record, found[0], names)
+
+
+async def publish(replicator: Replicator, sinks: Sinks, envelopes: int) -> None:
+    """Publish that many envelopes, a row in each."""
+    for number in range(envelopes):
+        seq = await sinks.last_seq()
+        replicator.source.execute("INSERT INTO t DEFAULT VALUES")
+
+        async def stored(seq: int = seq) -> bool:
+            return await sinks.last_seq() > seq
+
+        await until(stored, f"envelope {number + 1} stored")
+
+
+async def test_the_slot_follows_the_slowest_sink(replicator: Replicator, broker: Broker) -> None:
+    # GIVEN a group with two registered sinks
+    replicator.source.execute("CREATE TABLE t (id serial PRIMARY KEY)")
+    running = replicator.start(confirm_after="sink")
+    await until(replicator.slot_lsn, "slot created")
+    await replicator.until_streaming()
+    sinks = await open_sinks(replicator, broker)
+    await publish(replicator, sinks, 6)
+    second, fifth = await sinks.envelope(2), await sinks.envelope(5)
+    await sinks.stand("slow", None)
+    # WHEN the fast one commits more than the slow one
+    await sinks.stand("fast", fifth)
+    await sinks.stand("slow", second)
+    # THEN the slot stands where the slow one does, also at the end
+    await until(lambda: replicator.slot_lsn() == second.header.end_lsn, "slot at the slow sink")
+    await running.stop()
+    assert replicator.slot_lsn() == second.header.end_lsn
+
+
+async def test_a_sink_that_has_not_begun_holds_everything_back(
+    replicator: Replicator, broker: Broker
+) -> None:
+    # GIVEN a sink that knows an earlier incarnation, and one that is up to date
+    replicator.source.execute("CREATE TABLE t (id serial PRIMARY KEY)")
+    await replicator.run(once=True)
+    earlier = await open_sinks(replicator, broker)
+    await earlier.stand("old", None)
+    running = replicator.start(confirm_after="sink", restart=True, retain_s=0)
+    await replicator.until_streaming(not_incarnation=earlier.group.incarnation)
+    start_lsn = replicator.slot_lsn()
+    sinks = await open_sinks(replicator, broker)
+    await publish(replicator, sinks, 4)
+    await sinks.stand("new", await sinks.envelope(4))
+    # WHEN the earlier one comes as well, and stands at the second envelope
+    assert replicator.slot_lsn() == start_lsn
+    second = await sinks.envelope(2)
+    await sinks.stand("old", second)
+    # THEN the slot goes there, and nothing that it needed was purged before
+    await until(lambda: replicator.slot_lsn() == second.header.end_lsn, "slot at the old sink")
+    await running.stop()
+    assert (await sinks.envelope(3)).header.commit_lsn > second.header.commit_lsn
+
+
+async def test_what_every_sink_applied_is_purged_but_never_the_end_of_the_chain(
+    replicator: Replicator, broker: Broker
+) -> None:
+    replicator.source.execute("CREATE TABLE t (id serial PRIMARY KEY)")
+    running = replicator.start(retain_s=0)
+    await until(replicator.slot_lsn, "slot created")
+    await replicator.until_streaming()
+    sinks = await open_sinks(replicator, broker)
+    await publish(replicator, sinks, 6)
+    assert await sinks.first_seq() == 1, "purged without a sink"
+    await sinks.stand("slow", await sinks.envelope(2))
+    await sinks.stand("fast", await sinks.envelope(6))
+
+    async def begins_with(seq: int) -> bool:
+        return await sinks.first_seq() == seq
+
+    # One more than needed stays.
+    await until(lambda: begins_with(2), "purged up to the slow sink")
+    await sinks.stand("slow", await sinks.envelope(6))
+    await until(lambda: begins_with(6), "purged up to the last envelope")
+    # A restart goes on behind it.
+    await running.stop()
+    await replicator.run(once=True, retain_s=0)
+    assert await sinks.last_seq() >= 6
+
+
+async def test_lanes_are_purged_up_to_what_every_sink_applied(
+    replicator: Replicator, broker: Broker
+) -> None:
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id serial PRIMARY KEY, v text)",
+        "INSERT INTO t (v) SELECT repeat('x', 1000) FROM generate_series(1, 5000)",
+    )
+    one_lane = CopySettings(max_workers=1)
+    running = replicator.start(mode="copy-and-stream", copying=one_lane, retain_s=0)
+    await replicator.until_streaming()
+    sinks = await open_sinks(replicator, broker)
+    before = await stream_state(broker, sinks.names.copy_stream)
+    assert before.messages > 5
+    await sinks.stand("one", None, lanes={0: before.last_seq})
+    await sinks.stand("other", None, lanes={0: 3})
+
+    async def holds(messages: int) -> bool:
+        state = await stream_state(broker, sinks.names.copy_stream)
+        return state.messages == messages
+
+    await until(lambda: holds(before.messages - 3), "lane purged up to the slow sink")
+    await sinks.stand("other", None, lanes={0: before.last_seq})
+    await until(lambda: holds(0), "lane purged")
+    await running.stop()
