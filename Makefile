@@ -70,7 +70,7 @@ test-rust: install ## the core under plain cargo test
 	cargo test --quiet --locked --workspace --exclude pgflo-py
 
 test-unit: install ## what needs no server
-	$(PYTEST) -q tests/unit benches/python
+	$(PYTEST) -q tests/unit
 
 test-property: install ## generated input: the Rust core against the slow Python oracle
 	$(PYTEST) -q tests/property
@@ -86,6 +86,22 @@ bench: install ## Rust decoder against the Python oracle (pytest-benchmark)
 
 bench-e2e: install ## copy and backlog against native replication, in one run
 	$(BIN)/python -m benches.e2e
+
+bench-gate: install ## fail when a hot path executes 5 % more instructions than it did
+	$(BIN)/python benches/gate/gate.py
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := decode_body read_header assemble replay
+fuzz: .tools/bin/cargo-fuzz ## throw mutated bytes at the Rust core for a minute (needs a nightly toolchain)
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p rust/fuzz/corpus/$$target; \
+		PATH="$(CURDIR)/.tools/bin:$$PATH" cargo +nightly fuzz run --fuzz-dir rust/fuzz $$target \
+			rust/fuzz/corpus/$$target rust/fuzz/seeds/$$target -- \
+			-max_total_time=$$(($(FUZZ_SECONDS) / $(words $(FUZZ_TARGETS)))) -rss_limit_mb=512 -verbosity=0; \
+	done
+
+.tools/bin/cargo-fuzz:
+	cargo install --quiet --locked --root .tools cargo-fuzz
 
 clean: ## remove what was built
 	rm -rf $(VENV) .tools target rust/fuzz/target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
