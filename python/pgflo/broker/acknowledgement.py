@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import nats.errors
 import orjson
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ class Inbox:
 
     async def open(self) -> None:
         """Begin to listen. `take(tag, answer)` is called in the order of arrival."""
-        self._subscription = await self._broker.nc.subscribe(
-            f"{self._prefix}.>", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._subscription = await self._broker.subscribe(f"{self._prefix}.>", self._on_message)
 
     def reply_subject(self, tag: str) -> str:
         """Where the answer to the message tagged `tag` must go."""
@@ -61,12 +58,7 @@ class Inbox:
     async def close(self) -> None:
         """Stop listening."""
         subscription, self._subscription = self._subscription, None
-        if subscription is None or self._broker.nc.is_closed:
-            return
-        try:
-            await subscription.unsubscribe()
-        except nats.errors.Error:
-            return  # the connection is being closed, and the subscription with it
+        await self._broker.unsubscribe(subscription)
 
     async def _on_message(self, message: Msg) -> None:
         self._take(message.subject[len(self._prefix) + 1 :], read_answer(message))

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import nats.errors
 
-from pgflo.errors import BROKER_TLS, BROKER_URL, PgfloError
+from pgflo.errors import BROKER_DENIED, BROKER_TLS, BROKER_URL, PgfloError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,8 @@ class Address:
 
 def read_address(settings: NatsSettings) -> Address:
     """Take `settings.url` apart. `PgfloError` (BROKER_URL) never quotes credentials."""
+    if settings.creds is not None and not settings.creds.is_file():
+        raise PgfloError(BROKER_DENIED, f"--nats-creds: there is no file {settings.creds}")
     if not settings.url:
         raise PgfloError(BROKER_URL, "no broker is named")
     parts = [_split(one.strip()) for one in settings.url.split(",") if one.strip()]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,11 +18,11 @@ import structlog
 from nats.aio.client import Client
 
 from pgflo.broker.address import Address, read_address, tls_context
+from pgflo.broker.attempts import Reports, choose_server, explain, plain_text, revive
 from pgflo.errors import (
     BROKER_DENIED,
     BROKER_NO_JETSTREAM,
     BROKER_REFUSED,
-    BROKER_TLS,
     BROKER_TOO_OLD,
     BROKER_UNREACHABLE,
     PgfloError,
@@ -32,7 +31,8 @@ from pgflo.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from nats.aio.client import Server
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
     from nats.js import JetStreamContext
 
     from pgflo.config.settings import NatsSettings
@@ -50,15 +50,16 @@ CONNECT_TIMEOUT_S = 5
 PING_INTERVAL_S = 5
 """A peer that answers none of two pings is gone: a half-open connection is found in 10 to 15 s."""
 
-LONGEST_RECONNECT_WAIT_S = 2.0
-"""Waits between attempts double from 0.05 s up to this, each with jitter."""
-
 PENDING_BYTES = 256 * 1024 * 1024
 """Room in the client's send buffer. Publishers keep far below it with windows of their own: the
 client's way of waiting when it is full swallows task cancellation."""
 
 NATS_HEADER_BYTES = 512
 """Reserved for NATS headers out of the server's max_payload."""
+
+CLIENT_ERRORS = (nats.errors.Error, OSError, RuntimeError)
+"""What the client raises when it cannot send; the event loop's RuntimeError is for a lost socket.
+"""
 
 JETSTREAM_OFF = (10039, 10076)
 """JetStream is not enabled on the server, or for this account."""
@@ -71,8 +72,11 @@ RETRY_PAUSE_S = 0.1
 class Broker:
     """A connection to NATS with JetStream. Made by `connect`; `close` ends it."""
 
-    def __init__(self, nc: Client, settings: NatsSettings, address: Address) -> None:
+    def __init__(
+        self, nc: Client, settings: NatsSettings, address: Address, reports: Reports
+    ) -> None:
         self.nc = nc
+        self._reports = reports
         self.js: JetStreamContext = nc.jetstream(timeout=API_TIMEOUT_S)
         self.settings = settings
         self.where = address.text
@@ -82,6 +86,7 @@ class Broker:
         self._watchers: set[Callable[[], None]] = set()
         self._closing = False
         self._client_gave_up = False
+        self._reviver: asyncio.Task[None] | None = None
 
     @property
     def max_payload_bytes(self) -> int:
@@ -160,7 +165,9 @@ class Broker:
             raise PgfloError(
                 BROKER_NO_JETSTREAM, f"nothing at {self.where} serves JetStream requests"
             ) from None
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except (*CLIENT_ERRORS, TimeoutError) as error:
+            if (denied := self._reports.denied(subject)) is not None:
+                raise PgfloError(BROKER_DENIED, f"{self.where}: {denied}") from None
             cause = f": {error}" if str(error) else ""
             raise PgfloError(BROKER_UNREACHABLE, f"no answer from {self.where}{cause}") from None
         told: dict[str, Any] = orjson.loads(answer.data)
@@ -197,12 +204,55 @@ class Broker:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
 
+    async def send(
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> bool:
+        """Hand a message to the client; False when it cannot take it just now.
+
+        True says nothing about arrival: whoever needs that asks for an answer at `reply`.
+        """
+        try:
+            await self.nc.publish(subject, data, reply=reply, headers=headers)
+        except CLIENT_ERRORS as error:
+            log.debug("not sent", subject=subject, error=plain_text(error))
+            return False
+        return True
+
+    async def subscribe(self, subject: str, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Listen on `subject`, through reconnects. BROKER_UNREACHABLE when closed."""
+        try:
+            # No limits: the client would drop what exceeds them. Senders are bounded by windows.
+            return await self.nc.subscribe(
+                subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except CLIENT_ERRORS as error:
+            raise PgfloError(
+                BROKER_UNREACHABLE, f"cannot listen at {self.where}: {error}"
+            ) from None
+
+    async def unsubscribe(self, subscription: Subscription | None) -> None:
+        """End a subscription; what it has not taken yet is thrown away."""
+        if subscription is None or self.nc.is_closed:
+            return
+        try:
+            await subscription.unsubscribe()
+        except CLIENT_ERRORS as error:
+            # Closed meanwhile, and the subscription with it.
+            log.debug("unsubscribing", error=plain_text(error))
+
     async def close(self) -> None:
         """End the connection within `CLOSE_TIMEOUT_S`. Again and again at no cost."""
         if self._closing:
             return
         self._closing = True
         self._notify()
+        if self._reviver is not None:
+            self._reviver.cancel()
         # In a task of its own: the client's close waits for a peer that may be frozen, and is
         # cancelled itself when it meets its own reconnecting task.
         closing = asyncio.create_task(self.nc.close())
@@ -211,7 +261,11 @@ class Broker:
             closing.cancel()
             await asyncio.wait([closing])
         if not closing.cancelled() and (error := closing.exception()) is not None:
-            log.debug("closing the broker connection", error=_text(error))
+            log.debug("closing the broker connection", error=plain_text(error))
+
+    def keep_alive(self) -> None:
+        """Make attempts to reconnect go on even where the client's own task dies of a surprise."""
+        self._reviver = asyncio.create_task(revive(self.nc), name="broker revive")
 
     def _notify(self) -> None:
         for watcher in tuple(self._watchers):
@@ -252,21 +306,20 @@ async def connect(settings: NatsSettings, *, name: str) -> Broker:
     """
     address = read_address(settings)
     nc = Client()
-    broker = Broker(nc, settings, address)
-    first = _FirstAttempt(len(address.servers))
-
+    reports = Reports(len(address.servers))
+    broker = Broker(nc, settings, address, reports)
     try:
         await nc.connect(
             servers=list(address.servers),
             name=name,
-            error_cb=first.report,
+            error_cb=reports.take,
             disconnected_cb=broker._lost,
             reconnected_cb=broker._came_back,
             closed_cb=broker._ended,
             allow_reconnect=True,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0,
-            reconnect_to_server_handler=_choose_server(nc),
+            reconnect_to_server_handler=choose_server(nc),
             connect_timeout=CONNECT_TIMEOUT_S,
             ping_interval=PING_INTERVAL_S,
             pending_size=PENDING_BYTES,
@@ -277,47 +330,16 @@ async def connect(settings: NatsSettings, *, name: str) -> Broker:
             user_credentials=settings.creds,
             inbox_prefix="_INBOX",
         )
-        first.over = True
+        reports.is_connected = True
+        broker.keep_alive()
         await _check(broker)
     except PgfloError:
         await broker.close()
         raise
-    except (OSError, nats.errors.Error, TimeoutError) as error:
+    except (*CLIENT_ERRORS, TimeoutError, ImportError) as error:
         await broker.close()
-        raise _explain(error, address) from None
+        raise explain(error, address) from None
     return broker
-
-
-class _FirstAttempt:
-    """Makes the client's endless first connect end after one round of all servers."""
-
-    def __init__(self, servers: int) -> None:
-        self._left = servers
-        self.over = False
-
-    async def report(self, error: Exception) -> None:
-        """Error callback of the client."""
-        if self.over:
-            log.debug("broker connection", error=_text(error))
-            return
-        self._left -= 1
-        if self._left <= 0 or "authorization" in str(error).lower():
-            raise error
-
-
-def _choose_server(nc: Client) -> Callable[[list[Server], dict[str, Any]], tuple[Server, float]]:
-    """Make the client's choice before each attempt to reconnect."""
-
-    def choose(pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """Take the server tried least often, after a wait that grows with its failures."""
-        if nc._transport is not None:
-            # Of an attempt that got stuck half-way: the client would forget it.
-            nc._transport.close()  # type: ignore[no-untyped-call]
-        server = min(pool, key=lambda candidate: candidate.reconnects)
-        longest_s = min(LONGEST_RECONNECT_WAIT_S, 0.05 * 2 ** min(server.reconnects, 10))
-        return server, random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter only
-
-    return choose
 
 
 async def _check(broker: Broker) -> None:
@@ -330,17 +352,3 @@ async def _check(broker: Broker) -> None:
             f"nats-server at {broker.where} is version {version or 'unknown'}; {needed} is needed",
         )
     await broker.ask("INFO", {}, patience_s=2.0)
-
-
-def _explain(error: Exception, address: Address) -> PgfloError:
-    text = _text(error)
-    lowered = text.lower()
-    if "authorization" in lowered or "authentication" in lowered:
-        return PgfloError(BROKER_DENIED, f"{address.text} does not let us in: {text}")
-    if "tls" in lowered or "ssl" in lowered or "certificate" in lowered:
-        return PgfloError(BROKER_TLS, f"no secure connection to {address.text}: {text}")
-    return PgfloError(BROKER_UNREACHABLE, f"cannot connect to {address.text}: {text}")
-
-
-def _text(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

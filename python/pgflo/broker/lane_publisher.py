@@ -10,27 +10,18 @@ loss: a lane looks for room ahead, and what is refused all the same is sent agai
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import nats.errors
 import structlog
 
-from pgflo.broker.acknowledgement import STREAM_FULL, TOO_LARGE, Answer, Inbox
-from pgflo.broker.publisher import (
-    DEADLINE_S,
-    FULL_LOOK_S,
-    STORE_OVERHEAD_BYTES,
-    WINDOW_BYTES,
-    YIELD_BYTES,
-    too_large,
-)
-from pgflo.broker.stored import StreamState, is_missing, message_at, state_of
-from pgflo.broker.topology import OUT_OF_STORE, grow
-from pgflo.errors import BROKER_FULL, BROKER_WENT_BACK, PgfloError
+from pgflo.broker.acknowledgement import TOO_LARGE, Answer, Inbox
+from pgflo.broker.publisher import DEADLINE_S, WINDOW_BYTES, YIELD_BYTES, too_large
+from pgflo.broker.room import LOOK_S, STORE_OVERHEAD_BYTES, Room, is_full
+from pgflo.broker.steady import SteadyStream
+from pgflo.broker.stored import message_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,15 +64,11 @@ class LanePublisher:
         deadline_s: float,
     ) -> None:
         self.in_flight_bytes = 0
-        self.full_since: float | None = None
-        """Monotonic time since which the stream is full and cannot grow; None while it takes
-        envelopes."""
         self._broker = broker
-        self._settings = settings
-        self._stream = names.copy_stream
+        self._stream = SteadyStream(broker, names.copy_stream)
+        self._room = Room(broker, names.copy_stream, settings, "copying waits for the sinks")
         self._window_bytes = window_bytes
         self._deadline_s = deadline_s
-        self._created = ""
         self._stored_seq = 0
         self._stored: _Sent | None = None
         self._must_verify = False
@@ -108,10 +95,15 @@ class LanePublisher:
     ) -> LanePublisher:
         """Begin to publish into the copy stream, which must be there."""
         self = cls(broker, names, settings, window_bytes=window_bytes, deadline_s=deadline_s)
-        self._created = state_of(await broker.ask(f"STREAM.INFO.{self._stream}", {})).created
+        await self._stream.open()
         await self._inbox.open()
         self._unwatch = broker.watch(self._on_connection)
         return self
+
+    @property
+    def full_since(self) -> float | None:
+        """Monotonic time since which the stream is full and cannot grow; None while it can."""
+        return self._room.full_since
 
     async def publish(self, data: bytes, subject: str) -> None:
         """Send one envelope, waiting while the window or the stream is full.
@@ -136,14 +128,18 @@ class LanePublisher:
     async def verify(self) -> None:
         """Raise `PgfloError` (BROKER_WENT_BACK) when the stream lost what it has acknowledged."""
         acknowledged, stored = self._stored_seq, self._stored
-        state = await self._look()
+        state = await self._stream.look()
         if state.last_seq < acknowledged:
-            raise self._went_back(f"ends with {state.last_seq}, after acknowledging {acknowledged}")
+            raise self._stream.went_back(
+                f"ends with {state.last_seq}, after acknowledging {acknowledged}"
+            )
         if stored is None:
             return
-        message = await message_at(self._broker, self._stream, acknowledged)
+        message = await message_at(self._broker, self._stream.name, acknowledged)
         if message is not None and (message.subject, message.data) != (stored.subject, stored.data):
-            raise self._went_back(f"holds another message as {acknowledged} than it acknowledged")
+            raise self._stream.went_back(
+                f"holds another message as {acknowledged} than it acknowledged"
+            )
 
     async def _verify_once(self) -> None:
         self._must_verify = False
@@ -194,12 +190,9 @@ class LanePublisher:
         number = self._first_number + len(self._window)
         self._window.append(sent)
         self.in_flight_bytes += len(sent.data)
-        try:
-            await self._broker.nc.publish(
-                sent.subject, sent.data, reply=self._inbox.reply_subject(str(number))
-            )
-        except nats.errors.Error as error:
-            self._break(str(error))
+        reply = self._inbox.reply_subject(str(number))
+        if not await self._broker.send(sent.subject, sent.data, reply=reply):
+            self._break("the connection was lost")
 
     def _take(self, tag: str, answer: Answer) -> None:
         place = int(tag) - self._first_number
@@ -210,7 +203,7 @@ class LanePublisher:
             self._take_stored(sent, answer)
         elif answer.err_code == TOO_LARGE:
             self._too_large = True
-        elif answer.err_code == STREAM_FULL or answer.err_code in OUT_OF_STORE:
+        elif is_full(answer):
             sent.refused = True
         else:
             self._break(f"{answer.text} ({answer.err_code})")
@@ -224,7 +217,7 @@ class LanePublisher:
         self._window.popleft()
         self._first_number += 1
         self.in_flight_bytes -= len(sent.data)
-        self.full_since = None
+        self._room.tell_taken()
 
     async def _wait_moved(self) -> None:
         self._moved.clear()
@@ -239,43 +232,16 @@ class LanePublisher:
     async def _find_room(self, needed_bytes: int) -> None:
         """Wait for room for `needed_bytes` and for what other lanes may be sending."""
         while True:
-            state = await self._look()
+            state = await self._stream.look()
             reserve = min(RESERVE_WINDOWS * self._window_bytes, state.max_bytes // LARGEST_RESERVE)
             free = state.max_bytes - state.bytes - self.in_flight_bytes
             if free >= reserve + needed_bytes or (state.messages == 0 and free >= needed_bytes):
                 # Look again after a window's worth, or what there is.
                 self._room_bytes = max(needed_bytes, min(self._window_bytes, free - reserve))
                 return
-            if not await self._grow():
-                if self.full_since is None:
-                    self.full_since = time.monotonic()
-                    log.warning(
-                        "the copy stream is full; copying waits for the sinks",
-                        stream=self._stream,
-                        max_bytes=state.max_bytes,
-                        setting="--stream-max-bytes",
-                    )
-                await asyncio.sleep(FULL_LOOK_S)
-
-    async def _grow(self) -> bool:
-        try:
-            return await grow(self._broker, self._stream, self._settings)
-        except PgfloError as error:
-            if error.kind is not BROKER_FULL:
-                raise
-            return False
-
-    async def _look(self) -> StreamState:
-        try:
-            info = await self._broker.ask(f"STREAM.INFO.{self._stream}", {}, patience_s=math.inf)
-        except PgfloError as error:
-            if is_missing(error):
-                raise self._went_back("is gone") from None
-            raise
-        state = state_of(info)
-        if state.created != self._created:
-            raise self._went_back(f"was made anew at {state.created}")
-        return state
+            if not await self._room.grow():
+                self._room.tell_full(state, needed_bytes)
+                await asyncio.sleep(LOOK_S)
 
     def _on_connection(self) -> None:
         self._must_verify = True
@@ -300,8 +266,5 @@ class LanePublisher:
         self._queue.clear()
         self.in_flight_bytes = self._room_bytes = 0
         await self._verify_once()
-        log.warning("the range is published again", stream=self._stream, why=why)
+        log.warning("the range is published again", stream=self._stream.name, why=why)
         raise LaneBroken(why)
-
-    def _went_back(self, what: str) -> PgfloError:
-        return PgfloError(BROKER_WENT_BACK, f"stream {self._stream} {what}", stream=self._stream)

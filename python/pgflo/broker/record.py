@@ -18,6 +18,7 @@ import structlog
 from nats.js.api import DiscardPolicy, StorageType
 
 from pgflo.broker.acknowledgement import WRONG_LAST_SEQUENCE
+from pgflo.broker.connection import CLIENT_ERRORS
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.names import Names
 from pgflo.broker.records import (
@@ -304,7 +305,7 @@ async def _repeat(broker: Broker, action: Callable[[], Awaitable[Result]]) -> Re
                     f"the group's record: {error.description or 'not available'}",
                     err_code=error.err_code or 0,
                 ) from None
-        except (nats.errors.Error, TimeoutError) as error:
+        except (*CLIENT_ERRORS, TimeoutError) as error:
             broker.check_open()
             if loop.time() > deadline:
                 raise PgfloError(

@@ -9,6 +9,8 @@ found.
 from __future__ import annotations
 
 import base64
+import calendar
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,11 @@ class StoredMessage:
     time: str
     """When it was stored, as the server prints it."""
     data: bytes
+
+    @property
+    def stored_ns(self) -> int:
+        """When it was stored, ns since 1970."""
+        return nanoseconds(self.time)
 
 
 @dataclass(frozen=True)
@@ -169,3 +176,10 @@ async def locate(broker: Broker, stream: str, position: tuple[int, int]) -> int:
                 seq=middle,
             )
     return low
+
+
+def nanoseconds(time_text: str) -> int:
+    """Read a time as the server prints it (RFC 3339 with up to 9 digits, UTC) to ns since 1970."""
+    whole, _, rest = time_text.rstrip("Z").partition(".")
+    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+    return seconds * 1_000_000_000 + int((rest or "0").ljust(9, "0")[:9])
