@@ -6,12 +6,12 @@ import uuid
 from itertools import product
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
+from tests.fix_property import within_budget
 
-from pgflo.broker.consumer import nanoseconds
 from pgflo.broker.delivery import read_ack_subject
 from pgflo.broker.names import GROUP_NAME, Names, stream_pattern
+from pgflo.broker.stored import nanoseconds
 from pgflo.errors import CONFIG, PgfloError
 
 GROUPS = st.from_regex(r"[a-z0-9_]{1,40}", fullmatch=True)
@@ -31,7 +31,7 @@ def all_names(names: Names) -> set[str]:
     }
 
 
-@given(GROUPS, GROUPS, st.uuids(), st.uuids())
+@within_budget(one=GROUPS, other=GROUPS, one_uuid=st.uuids(), other_uuid=st.uuids())
 def test_two_groups_share_no_name(
     one: str, other: str, one_uuid: uuid.UUID, other_uuid: uuid.UUID
 ) -> None:
@@ -52,7 +52,7 @@ def test_groups_whose_names_contain_each_other_share_no_name(one: str, other: st
         assert not all_names(Names(one, mine)) & all_names(Names(other, theirs))
 
 
-@given(GROUPS, st.uuids())
+@within_budget(group=GROUPS, incarnation=st.uuids())
 def test_names_fit_where_they_are_used(group: str, incarnation: uuid.UUID) -> None:
     names = Names(group, incarnation)
     assert len(names.slot) < 64
