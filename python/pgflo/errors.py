@@ -357,7 +357,8 @@ BROKER_NO_JETSTREAM = Kind(
     "broker.no_jetstream",
     Exit.BROKER,
     Retry.OPERATOR,
-    "Start the server with JetStream (`nats-server -js -sd DIRECTORY`), and allow it for this account.",
+    "Start the server with JetStream (`nats-server -js -sd DIRECTORY`), and allow it for this "
+    "account.",
 )
 BROKER_TOO_OLD = Kind(
     "broker.too_old",
@@ -375,7 +376,8 @@ BROKER_TLS = Kind(
     "broker.tls",
     Exit.BROKER,
     Retry.OPERATOR,
-    "Check --nats-tls-ca, --nats-tls-cert, --nats-tls-key, and that the server is configured with `tls`.",
+    "Check --nats-tls-ca, --nats-tls-cert, --nats-tls-key, and that the server is configured "
+    "with `tls`.",
 )
 BROKER_URL = Kind(
     "broker.url",
@@ -387,13 +389,15 @@ BROKER_REFUSED = Kind(
     "broker.refused",
     Exit.BROKER,
     Retry.OPERATOR,
-    "Read the log of nats-server at this time; the user of --nats-url needs rights on $JS.API.>, $KV.> and _INBOX.>.",
+    "Read the log of nats-server at this time; the user of --nats-url needs rights on "
+    "$JS.API.>, $KV.> and _INBOX.>.",
 )
 BROKER_SETTINGS = Kind(
     "broker.settings",
     Exit.BROKER,
     Retry.OPERATOR,
-    "Somebody else's stream, or one that was edited: put the setting back (`nats stream edit`), or remove the group with `pgflo drop --group GROUP`.",
+    "Somebody else's stream, or one that was edited: put the setting back (`nats stream edit`), "
+    "or remove the group with `pgflo drop --group GROUP`.",
 )
 BROKER_FULL = Kind(
     "broker.full",
@@ -411,25 +415,29 @@ BROKER_WENT_BACK = Kind(
     "broker.went_back",
     Exit.BROKER,
     Retry.BACKOFF,
-    "The broker lost what it had stored. The group is fed again from the source; if that no longer has it: `pgflo replicate --restart`.",
+    "The broker lost what it had stored. The group is fed again from the source; if that no "
+    "longer has it: `pgflo replicate --restart`.",
 )
 BROKER_CHAIN = Kind(
     "broker.chain",
     Exit.BROKER,
     Retry.OPERATOR,
-    "Somebody else writes to the group's stream: find it with `pgflo status --group GROUP`, stop it, start `pgflo replicate` again.",
+    "Somebody else writes to the group's stream: find it with `pgflo status --group GROUP`, "
+    "stop it, start `pgflo replicate` again.",
 )
 BROKER_GAP = Kind(
     "broker.gap",
     Exit.BROKER,
     Retry.OPERATOR,
-    "Envelopes that were not read yet are gone from the stream: `pgflo replicate --restart` copies the group anew.",
+    "Envelopes that were not read yet are gone from the stream: `pgflo replicate --restart` "
+    "copies the group anew.",
 )
 BROKER_RECORD = Kind(
     "broker.record",
     Exit.BROKER,
     Retry.OPERATOR,
-    "The group's record was written by something else or by another version: `pgflo drop --group GROUP` removes it.",
+    "The group's record was written by something else or by another version: `pgflo drop "
+    "--group GROUP` removes it.",
 )
 
 # --- sink ----------------------------------------------------------------------------------------
