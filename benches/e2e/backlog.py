@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benches.e2e.bed import Bed, assert_equal, wait_for
-from benches.e2e.contenders import Native, Pgflo, sampled
+from benches.e2e.contenders import Native, Pgflo, has_ended, sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +75,16 @@ class Load:
     prepare: Callable[[Bed], None]
     write: Callable[[Bed], int]
     """Runs the load at the source and returns the number of row changes in it."""
+    insert_only: tuple[str, ...] = ()
+    """Tables without a key, which are only ever inserted into."""
+
+    def flags(self) -> list[str]:
+        """How pgflo is told of the tables."""
+        keyed = [table for table in self.tables if table not in self.insert_only]
+        flags = ["--stream", "--tables", ",".join(keyed)]
+        if self.insert_only:
+            flags += ["--insert-only-tables", ",".join(self.insert_only)]
+        return flags
 
 
 def pgbench_load(*, scale: int, clients: int, transactions: int) -> Load:
@@ -91,7 +101,13 @@ def pgbench_load(*, scale: int, clients: int, transactions: int) -> Load:
         return each * clients * 4
 
     tables = ("pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history")
-    return Load(f"pgbench tpcb, scale {scale}, {transactions} transactions", tables, prepare, write)
+    return Load(
+        f"pgbench tpcb, scale {scale}, {transactions} transactions",
+        tables,
+        prepare,
+        write,
+        insert_only=("pgbench_history",),
+    )
 
 
 def mixed_load(*, transactions: int) -> Load:
@@ -154,14 +170,11 @@ def _pgflo_seconds(bed: Bed, ours: Pgflo, load: Load, until_lsn: int) -> tuple[f
     with bed.connect(bed.target, ours.target_db) as target:
         started = time.monotonic()
         with (
-            ours.running("--stream", "--tables", ",".join(load.tables)) as processes,
+            ours.running(*load.flags()) as processes,
             sampled(processes) as usage,
         ):
             wait_for(
-                lambda: (
-                    ours.applied_lsn(target) >= until_lsn
-                    or any(process.poll() is not None for process in processes)
-                ),
+                lambda: ours.applied_lsn(target) >= until_lsn or has_ended(processes),
                 limit_s=LIMIT_S,
                 what="pgflo backlog",
             )
@@ -179,10 +192,14 @@ def one_round(bed: Bed, load: Load, number: int) -> Round:
     native.subscribe(copy_data=False, enabled=False)
     ours = Pgflo(bed, f"backlog_{number}", SOURCE_DB, PGFLO_DB)
     with (
-        ours.running("--stream", "--tables", ",".join(load.tables)),
+        ours.running(*load.flags()) as processes,
         bed.connect(bed.target, PGFLO_DB) as target,
     ):
-        wait_for(lambda: ours.applied_lsn(target) > 0, limit_s=60, what="pgflo's first start")
+        wait_for(
+            lambda: ours.applied_lsn(target) > 0 or has_ended(processes),
+            limit_s=60,
+            what="pgflo's first start",
+        )
     changes = load.write(bed)
     until_lsn = _source_lsn(bed)
     times: dict[str, float] = {}

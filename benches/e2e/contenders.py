@@ -85,6 +85,11 @@ def sampled(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Usage]:
         usage.finish()
 
 
+def has_ended(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
+    """Tell whether any of `processes` is gone: nothing is worth waiting for then."""
+    return any(process.poll() is not None for process in processes)
+
+
 @dataclass(frozen=True)
 class Pgflo:
     """One group, from `source_db` to `target_db`, with its state below the bed's folder."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from benches.e2e.bed import Bed, assert_equal, wait_for
-from benches.e2e.contenders import Native, Pgflo, sampled
+from benches.e2e.contenders import Native, Pgflo, has_ended, sampled
 
 TABLE = "orders"
 LIMIT_S = 600.0
@@ -20,11 +20,11 @@ CREATE TABLE orders (
 """
 FILL = """
 INSERT INTO orders (customer, status, details, total, placed)
-SELECT (i * 7919) % 100000, (ARRAY['new', 'paid', 'sent', 'returned'])[i % 4 + 1],
-       jsonb_build_object('sku', 'A-' || i, 'quantity', i % 9 + 1,
-                          'note', repeat('x', (i % 30)::int)),
-       (i % 100000) / 7.0, timestamp '2026-01-01' + i * interval '1 second'
-FROM generate_series(1, %s) AS i
+SELECT (i * 7919) %% 100000, (ARRAY['new', 'paid', 'sent', 'returned'])[i %% 4 + 1],
+       jsonb_build_object('sku', 'A-' || i, 'quantity', i %% 9 + 1,
+                          'note', repeat('x', (i %% 30)::int)),
+       (i %% 100000) / 7.0, timestamp '2026-01-01' + i * interval '1 second'
+FROM generate_series(1::bigint, %s) AS i
 """
 
 
@@ -73,10 +73,7 @@ def pgflo_round(bed: Bed, rows: int, workers: int, number: int) -> tuple[float, 
             sampled(processes) as usage,
         ):
             wait_for(
-                lambda: (
-                    ours.copied_rows(conn) == rows
-                    or any(process.poll() is not None for process in processes)
-                ),
+                lambda: ours.copied_rows(conn) == rows or has_ended(processes),
                 limit_s=LIMIT_S,
                 what="pgflo copy",
             )
