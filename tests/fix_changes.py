@@ -37,10 +37,10 @@ class Changes:
         self.source = source
         self.incarnation = uuid.uuid4()
         source.execute("CREATE PUBLICATION everything FOR ALL TABLES")
-        self._slot = f"changes_{source.name}"[:60]
+        self.slot = f"changes_{source.name}"[:60]
         start = source.value(
             "SELECT lsn::text FROM pg_create_logical_replication_slot(%s, 'pgoutput')",
-            [self._slot],
+            [self.slot],
         )
         self.start_lsn = _core.lsn_parse(start)
         self.position = (self.start_lsn, 0)
@@ -52,7 +52,7 @@ class Changes:
             "SELECT (lsn - '0/0')::bigint, data FROM pg_logical_slot_get_binary_changes("
             "%s, NULL, NULL, 'proto_version', '1', 'publication_names', 'everything',"
             " 'messages', 'true')",
-            [self._slot],
+            [self.slot],
         )
         block = bytearray()
         for lsn, data in found:

@@ -1,131 +1,227 @@
-"""Fixture `open_stream`: the slot stream of a source database, drained by a pump of one's choice.
+"""Fixture `stream`: a group in the broker whose envelopes the test publishes, and its worker.
 
-Upstream: `fix_postgres`. Downstream: the tests of pump and replay. Invariant: a stream reads up to
-what the source had written when it was asked, waits for nothing else, and confirms nothing, so that
-every reader of a slot gets the same bytes.
+Neighbours: `fix_changes` cuts real changes into envelopes, `pgflo.worker` applies them. Takes the
+replicator's place, so that a test can leave gaps, repeat, re-cut and break off as it likes.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+import asyncio
+import contextlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
-from psycopg import pq, sql
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from tests.oracle.copydata import Keepalive, decode_block
 
-from pgflo import _core
-from pgflo.source.connection import PINNED_SETTINGS
-from pgflo.source.pump import FallbackPump, native_pump
+from pgflo import _core, worker
+from pgflo.broker.connection import connect
+from pgflo.broker.names import Names
+from pgflo.broker.record import Record
+from pgflo.broker.records import ColumnRecord, GroupRecord, Phase, TableRecord, TableState
+from pgflo.broker.topology import create_streams
+from pgflo.config.settings import NatsSettings, RetrySettings, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from pathlib import Path
 
+    from tests.fix_changes import Changes
     from tests.fix_postgres import Database
 
-    from pgflo.source.pump import CopyPump
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.records import SinkRecord
 
-INCARNATION = bytes(16)
-SLOT = "stream_{}"
-
-
-class Started:
-    """A connection in a COPY, and what its pump says."""
-
-    def __init__(self, connection: psycopg.Connection[Any], pump: CopyPump) -> None:
-        self.connection = connection
-        self.pump = pump
-
-    def result(self) -> pq.abc.PGresult | None:
-        """Collect the result with which the COPY ended."""
-        result = self.connection.pgconn.get_result()
-        while self.connection.pgconn.get_result():
-            pass
-        return result
-
-
-def start_copy(
-    connection: psycopg.Connection[Any], statement: str, *, native: bool = True
-) -> Started:
-    """Start a COPY or a replication stream with libpq's own calls and put a pump on it."""
-    pgconn = connection.pgconn
-    pgconn.nonblocking = 0
-    pgconn.send_query(statement.encode())
-    result = pgconn.get_result()
-    assert result is not None
-    assert result.status in {pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH}, result.error_message
-    pgconn.nonblocking = 1
-    pump = native_pump(pgconn) if native else FallbackPump(pgconn)
-    assert pump is not None
-    return Started(connection, pump)
+LIMIT_S = 60.0
+LOOK_S = 0.02
 
 
 class Stream:
-    """The changes of all tables of a database since this object was made."""
+    """One group as its replicator would keep it."""
 
-    def __init__(self, database: Database, opened: ExitStack) -> None:
-        self._database = database
-        self._opened = opened
-        self.slot = SLOT.format(database.name)[:63]
-        database.execute(
-            "CREATE PUBLICATION stream FOR ALL TABLES",
-            sql.SQL("SELECT pg_create_logical_replication_slot({}, 'pgoutput')").format(self.slot),
+    def __init__(
+        self, broker: Broker, record: Record, changes: Changes, target: Database, state_dir: Path
+    ) -> None:
+        self.broker = broker
+        self.record = record
+        self.changes = changes
+        self.target = target
+        self.names = Names(record.group_name, changes.incarnation)
+        self.group = GroupRecord(
+            incarnation=str(changes.incarnation),
+            system_id="1",
+            timeline=1,
+            database=changes.source.name,
+            slot="",
+            publications=[],
+            options={},
+            mode="stream",
+            start_lsn=changes.start_lsn,
+            phase=Phase.STREAMING,
         )
-        self.start_lsn = _core.lsn_parse(
-            database.value(
-                "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
-                [self.slot],
+        self._revision: int | None = None
+        self._state_dir = state_dir
+        self._dsn = target.dsn
+
+    async def announce(self, **fields: Any) -> None:  # noqa: ANN401 - fields of GroupRecord
+        """Write the group's record with these fields changed."""
+        self.group = replace(self.group, **fields)
+        self._revision = await self.record.put_group(self.group, self._revision)
+
+    async def begin_anew(self, changes: Changes) -> None:
+        """Write the record of a new incarnation and make its streams."""
+        self.changes = changes
+        self.names = Names(self.record.group_name, changes.incarnation)
+        await create_streams(self.broker, self.names, self.broker.settings, copy=True)
+        await self.announce(
+            incarnation=str(changes.incarnation), start_lsn=changes.start_lsn, phase=Phase.STREAMING
+        )
+
+    def log(self, number: int, times: int = 1) -> None:
+        """Insert rows into table `log` at the source, in one transaction."""
+        self.changes.source.execute(
+            sql.SQL("INSERT INTO log SELECT {} FROM generate_series(1, {})").format(number, times)
+        )
+
+    async def describe(self, *tables: str, ranges: int) -> dict[str, int]:
+        """Write the records of tables that are to be copied; give their OIDs."""
+        oids = {}
+        for name in tables:
+            source = self.changes.source
+            oids[name] = oid = source.value("SELECT %s::regclass::oid::bigint", [name])
+            columns = source.rows(
+                "SELECT attname, atttypid::bigint, format_type(atttypid, atttypmod), atttypmod"
+                " FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND attgenerated = ''"
+                " ORDER BY attnum",
+                [oid],
             )
+            await self.record.put_table(
+                TableRecord(
+                    oid=oid,
+                    schema="public",
+                    name=name,
+                    root=None,
+                    columns=[ColumnRecord(*column) for column in columns],
+                    key=[],
+                    identity="d",
+                    state=TableState.PUBLISHED,
+                    snapshot_lsn=self.changes.start_lsn,
+                    ranges=ranges,
+                )
+            )
+        await self.announce(mode="copy-and-stream", tables=sorted(oids.values()), lanes=1)
+        return oids
+
+    async def publish(self, envelopes: Iterable[_core.Envelope | bytes]) -> None:
+        """Store envelopes in the change stream as they are."""
+        for envelope in envelopes:
+            data = envelope if isinstance(envelope, bytes) else envelope.data
+            await self.broker.js.publish(self.names.changes_subject, data)
+
+    async def publish_range(
+        self, oid: int, range_no: int, rows: bytes, row_count: int, **options: int
+    ) -> list[bytes]:
+        """Store one attempt at a range in lane 0; `parts` cuts it, `skip` leaves a part out."""
+        envelopes = self.pack(oid, range_no, rows, row_count, **options)
+        for number, data in enumerate(envelopes):
+            if number != options.get("skip", -1):
+                await self.broker.js.publish(self.names.copy_subject(0), data)
+        return envelopes
+
+    def pack(
+        self, oid: int, range_no: int, rows: bytes, row_count: int, **options: int
+    ) -> list[bytes]:
+        """Pack one attempt at a range."""
+        packer = _core.CopyPacker(
+            self.changes.incarnation.bytes,
+            oid,
+            options.get("snapshot_lsn", self.changes.start_lsn),
+            range_no,
+            options.get("attempt", 1),
+            target_body_bytes=options.get("body_bytes", 4096),
+            max_body_bytes=max(1024, options.get("body_bytes", 4096)),
         )
+        return [*packer.feed(rows, row_count), packer.finish()]
 
-    def start(self, *, native: bool = True) -> Started:
-        """Open a walsender at the slot's start."""
-        options = " ".join(f"-c {name}={value}" for name, value in PINNED_SETTINGS.items())
-        conninfo = make_conninfo(
-            self._database.dsn, replication="database", options=options, client_encoding="UTF8"
-        )
-        connection = psycopg.connect(conninfo, autocommit=True)
-        self._opened.callback(connection.close)
-        statement = (
-            f'START_REPLICATION SLOT "{self.slot}" LOGICAL {_core.lsn_format(self.start_lsn)}'
-            " (proto_version '1', publication_names 'stream', messages 'true')"
-        )
-        return start_copy(connection, statement, native=native)
+    def settings(self, **fields: Any) -> WorkerSettings:  # noqa: ANN401 - fields of WorkerSettings
+        """Give a worker's settings, impatient ones."""
+        values: dict[str, Any] = {
+            "group": self.record.group_name,
+            "target": self._dsn,
+            "nats": self.broker.settings,
+            "retry": RetrySettings(initial_wait_s=0.05, max_wait_s=0.2),
+            "state_dir": self._state_dir,
+            **fields,
+        }
+        return WorkerSettings(**values)
 
-    def blocks(
-        self, *, native: bool = True, max_bytes: int = 1 << 18, timeout_ms: int = 1000
-    ) -> Iterator[bytes]:
-        """Give blocks of frames up to what the source has written by now."""
-        until = _core.lsn_parse(self._database.value("SELECT pg_current_wal_flush_lsn()::text"))
-        started = self.start(native=native)
-        received = 0
-        while received < until:
-            block, state = started.pump.drain(max_bytes, timeout_ms)
-            assert state in {_core.PUMP_MORE, _core.PUMP_IDLE}
-            ends = [f.end_lsn for f in decode_block(block) if isinstance(f, Keepalive)]
-            received = max([received, *ends])
-            yield block
-        started.connection.close()
+    def through(self, port: int) -> None:
+        """Reach the destination through another port."""
+        self._dsn = make_conninfo(self._dsn, port=port)
 
-    def envelopes(self, **sizes: int) -> list[_core.Envelope]:
-        """Give the same as finished envelopes."""
-        assembler = _core.Assembler(INCARNATION, (self.start_lsn, 0), self.start_lsn, **sizes)
-        finished = [envelope for block in self.blocks() for envelope in assembler.feed(block)]
-        return finished + assembler.flush()
+    @contextlib.asynccontextmanager
+    async def worker(self, **fields: Any) -> AsyncIterator[asyncio.Task[None]]:  # noqa: ANN401
+        """Run a worker in this process; at the end it is asked to stop, and must end well."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(worker.run(self.settings(**fields), stop))
+        try:
+            yield task
+        finally:
+            stop.set()
+            async with asyncio.timeout(LIMIT_S):
+                await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
+    async def run_to_end(self, **fields: Any) -> None:  # noqa: ANN401 - fields of WorkerSettings
+        """Run a worker until it ends by itself."""
+        async with asyncio.timeout(LIMIT_S):
+            await worker.run(self.settings(**fields), asyncio.Event())
 
-class OpenStream(Protocol):
-    """What `open_stream` is."""
+    async def until(self, question: Callable[[], bool], task: asyncio.Task[None]) -> None:
+        """Wait until the destination answers yes; raise what ends the worker before that."""
+        async with asyncio.timeout(LIMIT_S):
+            while not await asyncio.to_thread(question):
+                if task.done():
+                    task.result()
+                    pytest.fail("the worker ended by itself")
+                await asyncio.sleep(LOOK_S)
 
-    def __call__(self, database: Database) -> Stream:
-        """Make a publication and a slot in `database`."""
-        ...
+    async def caught_up(self, task: asyncio.Task[None]) -> None:
+        """Wait until the destination has everything that `changes` has cut."""
+        wanted = self.changes.position
+        await self.until(lambda: (self.position() or (0, 0)) >= wanted, task)
+
+    async def told(self, condition: Callable[[SinkRecord], bool]) -> SinkRecord:
+        """Wait until the sink's record is as wanted."""
+        async with asyncio.timeout(LIMIT_S):
+            async for key in self.record.watch():
+                found = (await self.record.sinks()).get("postgres") if key[:5] == "sink." else None
+                if found is not None and condition(found):
+                    return found
+        pytest.fail("the record's watch ended")
+
+    def position(self) -> tuple[int, int] | None:
+        """Return what the destination says; None before the first start."""
+        if self.target.value("SELECT to_regclass('pgflo.progress')") is None:
+            return None
+        rows = self.target.rows("SELECT (commit_lsn - '0/0')::bigint, ordinal FROM pgflo.progress")
+        return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
 
 @pytest.fixture
-def open_stream() -> Iterator[OpenStream]:
-    """Open slot streams; their connections close with the test."""
-    with ExitStack() as opened:
-        yield lambda database: Stream(database, opened)
+async def stream(
+    changes: Changes, target: Database, nats_url: str, tmp_path: Path
+) -> AsyncIterator[Stream]:
+    """Give a group of mode "stream" that is ready to be applied."""
+    broker = await connect(NatsSettings(url=nats_url), name="test")
+    try:
+        record = await Record.open(broker, "g", create=True)
+        assert record is not None
+        made = Stream(broker, record, changes, target, tmp_path)
+        await create_streams(broker, made.names, broker.settings, copy=True)
+        await made.announce()
+        yield made
+    finally:
+        await broker.close()

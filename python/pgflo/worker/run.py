@@ -115,7 +115,7 @@ class Worker:
     async def _live(self, view: GroupView, stop: asyncio.Event) -> bool:
         """Live one life; True when the worker is done or was asked to stop."""
         done = await first_of(self._prepare_and_copy(view), _none_when(stop))
-        if done is None:
+        if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
         group_view, report = done

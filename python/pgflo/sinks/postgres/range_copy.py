@@ -13,17 +13,19 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import sql
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres.connection import failure
 
 if TYPE_CHECKING:
     import uuid
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    import psycopg
     from psycopg.rows import TupleRow
 
     from pgflo.sinks.postgres.connection import Destination
@@ -85,7 +87,11 @@ class RangeCopy:
         return found.rowcount > 0
 
     def begin(self, wanted: Range, target: Target) -> None:
-        """Begin the COPY of a range that is not known."""
+        """Begin the COPY of a range that is not known. Raises `PgfloError`, as `write` does."""
+        with _naming(wanted, target):
+            self._begin(wanted, target)
+
+    def _begin(self, wanted: Range, target: Target) -> None:
         self._conn.execute("BEGIN")
         self._cursor = self._conn.cursor()
         # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
@@ -100,27 +106,37 @@ class RangeCopy:
 
     def write(self, rows: memoryview) -> None:
         """Send a piece of the rows; pieces may end inside a row."""
-        if self._copy is None:
+        if self._copy is None or self._range is None or self._target is None:
             message = "no range is begun"
             raise RuntimeError(message)
-        self._copy.write(rows)
+        with _naming(self._range, self._target):
+            self._copy.write(rows)
 
     def commit(self, total_rows: int) -> None:
         """End the COPY, check, book and commit the range.
 
-        Raises `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or `psycopg.Error`.
+        Raises `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or what the server said.
         """
         context, cursor, done, target = self._context, self._cursor, self._range, self._target
         if context is None or cursor is None or done is None or target is None:
             message = "no range is begun"
             raise RuntimeError(message)
         self._context = self._copy = self._cursor = self._range = None
-        context.__exit__(None, None, None)
-        if cursor.rowcount != total_rows:
+        with _naming(done, target):
+            context.__exit__(None, None, None)
+            try:
+                self._book(done, target, total_rows, cursor.rowcount)
+            except PgfloError:
+                self._conn.execute("ROLLBACK")
+                raise
+            self._conn.execute("COMMIT")
+
+    def _book(self, done: Range, target: Target, total_rows: int, arrived_rows: int) -> None:
+        if arrived_rows != total_rows:
             raise PgfloError(
                 errors.SINK_ROW_COUNT,
                 f"range {done.range_no} of {target.label}: {total_rows} rows were read,"
-                f" {cursor.rowcount} arrived",
+                f" {arrived_rows} arrived",
                 table=target.label,
             )
         self._hold_run(done)
@@ -130,7 +146,6 @@ class RangeCopy:
             " %(incarnation)s, %(oid)s, %(snapshot)s, %(range)s, %(attempt)s, %(rows)s)",
             {**self._ids(done), "attempt": done.attempt, "rows": total_rows},
         )
-        self._conn.execute("COMMIT")
 
     def abandon(self) -> None:
         """Roll back what is begun, if anything is."""
@@ -161,6 +176,16 @@ class RangeCopy:
             "snapshot": _core.lsn_format(wanted.snapshot_lsn),
             "range": wanted.range_no,
         }
+
+
+@contextlib.contextmanager
+def _naming(wanted: Range, target: Target) -> Iterator[None]:
+    """Tell a server error with the range it belongs to."""
+    try:
+        yield
+    except psycopg.Error as error:
+        doing = f"copying range {wanted.range_no} of {target.label}"
+        raise failure(error, doing) from None
 
 
 def copied_ranges(

@@ -1,0 +1,185 @@
+"""The worker loads the initial copy: every range once, whatever a lane brings and whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from tests.fix_changes import table_rows
+
+from pgflo import errors
+from pgflo.errors import PgfloError
+
+if TYPE_CHECKING:
+    from tests.fix_stream import Stream
+
+ROWS = 2000
+
+
+def rows_of(range_no: int) -> bytes:
+    """Give the COPY text of one range of table `log`."""
+    return b"".join(b"%d\n" % (range_no * ROWS + number) for number in range(ROWS))
+
+
+async def prepare(stream: Stream, ranges: int) -> int:
+    """Make a table that is to be copied in so many ranges; give its OID."""
+    stream.changes.source.execute("CREATE TABLE log (n int)")
+    stream.target.execute("CREATE TABLE log (n int)")
+    stream.changes.frames()
+    return (await stream.describe("log", ranges=ranges))["log"]
+
+
+def has_all(stream: Stream, ranges: int) -> bool:
+    """Whether every row of the ranges is there exactly once."""
+    found = stream.target.rows("SELECT count(*), count(DISTINCT n), max(n) FROM log")
+    return found == [(ranges * ROWS, ranges * ROWS, ranges * ROWS - 1)]
+
+
+async def test_ranges_are_loaded_before_changes_are_applied(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=3)
+    stream.log(-1)
+    await stream.publish(stream.changes.envelopes())
+    for range_no in (2, 0):
+        await stream.publish_range(oid, range_no, rows_of(range_no), ROWS)
+    async with stream.worker() as task:
+        await stream.until(
+            lambda: stream.target.value("SELECT count(*) FROM log") == 2 * ROWS, task
+        )
+        # While a range is missing no change is applied, and end_lsn names no state of the source.
+        assert stream.position() == (stream.changes.start_lsn, 0)
+        assert stream.target.value("SELECT end_lsn::text FROM pgflo.progress") == "0/0"
+        await stream.publish_range(oid, 1, rows_of(1), ROWS)
+        await stream.caught_up(task)
+        told = await stream.told(lambda sink: sink.phase == "streaming")
+        assert told.lane_seqs == {0: 3 * len(stream.pack(oid, 0, rows_of(0), ROWS))}
+    assert stream.target.value("SELECT count(*) FROM log WHERE n = -1") == 1
+    stream.target.execute("DELETE FROM log WHERE n = -1")
+    assert has_all(stream, 3)
+    copied = await stream.record.copied("postgres")
+    assert (copied[oid].ranges, copied[oid].rows) == ([0, 1, 2], 3 * ROWS)
+
+
+async def test_broken_attempts_and_repeats_do_not_count(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=2)
+    # An attempt that breaks off, one with a part missing, one of another snapshot, then a whole one
+    # whose parts come twice; and the range once more when it is known already.
+    cut = stream.pack(oid, 0, rows_of(0), ROWS)
+    subject = stream.names.copy_subject(0)
+    for data in cut[:2]:
+        await stream.broker.js.publish(subject, data)
+    await stream.publish_range(oid, 0, rows_of(0), ROWS, attempt=2, skip=1)
+    await stream.publish_range(
+        oid, 0, rows_of(5), ROWS, attempt=1, snapshot_lsn=stream.changes.start_lsn - 8
+    )
+    for data in stream.pack(oid, 0, rows_of(0), ROWS, attempt=3):
+        await stream.broker.js.publish(subject, data)
+        await stream.broker.js.publish(subject, data)
+    await stream.publish_range(oid, 0, rows_of(0), ROWS, attempt=4)
+    await stream.publish_range(oid, 1, rows_of(1), ROWS)
+    await stream.run_to_end(once=True)
+    assert has_all(stream, 2)
+    assert stream.target.rows("SELECT range_no, attempt FROM pgflo.copied_ranges ORDER BY 1") == [
+        (0, 3),
+        (1, 1),
+    ]
+
+
+async def test_a_range_that_lost_rows_stops_the_worker(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=1)
+    envelopes = stream.pack(oid, 0, rows_of(0), ROWS + 1)
+    for data in envelopes:
+        await stream.broker.js.publish(stream.names.copy_subject(0), data)
+    with pytest.raises(PgfloError, match=f"{ROWS + 1} rows were read, {ROWS} arrived") as refused:
+        await stream.run_to_end(once=True)
+    assert refused.value.kind is errors.SINK_ROW_COUNT
+    assert stream.target.value("SELECT count(*) FROM log") == 0
+
+
+async def test_a_row_that_the_destination_refuses_stops_the_copy(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=1)
+    stream.target.execute("ALTER TABLE log ADD CONSTRAINT small CHECK (n < 100)")
+    await stream.publish_range(oid, 0, rows_of(0), ROWS)
+    with pytest.raises(PgfloError, match="constraint small") as refused:
+        await stream.run_to_end(once=True)
+    assert refused.value.kind is errors.SINK_REFUSED
+    assert "range 0 of public.log" in refused.value.detail
+
+
+async def test_an_empty_range_counts(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=1)
+    await stream.publish_range(oid, 0, b"", 0)
+    await stream.run_to_end(once=True)
+    assert stream.target.value("SELECT count(*) FROM log") == 0
+    assert stream.target.value("SELECT row_count FROM pgflo.copied_ranges") == 0
+
+
+async def test_more_lanes_than_copy_writers_are_all_read(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=6)
+    await stream.announce(lanes=3)
+    for range_no in range(6):
+        for data in stream.pack(oid, range_no, rows_of(range_no), ROWS):
+            await stream.broker.js.publish(stream.names.copy_subject(range_no % 3), data)
+    await stream.run_to_end(once=True, copy_writers=1)
+    assert has_all(stream, 6)
+
+
+async def test_copy_writers_that_are_killed_leave_nothing_half_done(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=8)
+    async with stream.worker(copy_writers=2) as task:
+        for range_no in range(8):
+            parts = stream.pack(oid, range_no, rows_of(range_no), ROWS)
+            for number, data in enumerate(parts):
+                await stream.broker.js.publish(stream.names.copy_subject(0), data)
+                if range_no % 2 and number == 1:
+                    for child in psutil.Process().children(recursive=True):
+                        if "g copy-writer" in " ".join(child.cmdline()):
+                            os.kill(child.pid, signal.SIGKILL)
+        await stream.until(lambda: has_all(stream, 8), task)
+
+
+async def test_a_range_committed_without_an_answer_is_not_loaded_again(stream: Stream) -> None:
+    # GIVEN a ledger that knows a range which the group's record knows nothing of
+    oid = await prepare(stream, ranges=2)
+    await stream.publish_range(oid, 0, rows_of(0), ROWS)
+    async with stream.worker() as task:
+        await stream.until(lambda: stream.target.value("SELECT count(*) FROM log") == ROWS, task)
+    await stream.record.drop_sink("postgres")
+    # WHEN a worker begins with the lane from its first envelope
+    await stream.publish_range(oid, 1, rows_of(1), ROWS)
+    await stream.run_to_end(once=True)
+    # THEN the record is put right from the ledger
+    assert has_all(stream, 2)
+    assert (await stream.record.copied("postgres"))[oid].ranges == [0, 1]
+
+
+async def test_a_copy_stream_without_its_beginning_refuses_a_new_sink(stream: Stream) -> None:
+    oid = await prepare(stream, ranges=1)
+    await stream.publish_range(oid, 0, rows_of(0), ROWS)
+    await stream.broker.ask(f"STREAM.PURGE.{stream.names.copy_stream}", {"seq": 2})
+    with pytest.raises(PgfloError) as refused:
+        await stream.run_to_end(once=True)
+    assert refused.value.kind is errors.SINK_LATE
+
+
+async def test_copied_rows_and_changes_make_both_sides_equal(stream: Stream) -> None:
+    source = stream.changes.source
+    table = "CREATE TABLE t (id int PRIMARY KEY, v text, d date, i interval, b bytea, f float8)"
+    source.execute(table)
+    stream.target.execute(table)
+    stream.changes.frames()
+    source.execute(
+        "INSERT INTO t SELECT g, E'tab\\t\\\\ \\n' || g, date '2000-01-01' + g,"
+        " make_interval(0, g), decode(md5(g::text), 'hex'), random() FROM generate_series(1, 500) g"
+    )
+    stream.changes.frames()
+    oid = (await stream.describe("t", ranges=1))["t"]
+    with source.connect().cursor().copy("COPY t TO STDOUT") as copy:
+        rows = b"".join(bytes(row) for row in copy)
+    await stream.publish_range(oid, 0, rows, 500)
+    source.execute("UPDATE t SET v = v || 'x', i = i + '1 day' WHERE id % 2 = 0")
+    await stream.publish(stream.changes.envelopes())
+    await stream.run_to_end(once=True)
+    assert table_rows(stream.target, "t") == table_rows(source, "t")
