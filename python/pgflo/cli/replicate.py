@@ -16,7 +16,7 @@ from pgflo.errors import USAGE, PgfloError
 if TYPE_CHECKING:
     import asyncio
 
-    from pgflo.config.settings import ReplicateSettings
+    from pgflo.config.settings import NatsSettings, ReplicateSettings
 
 
 @parse.command(
@@ -54,8 +54,26 @@ def command(values: parse.Values) -> None:
         async with broker.provided(settings.nats, settings.state_dir, settings.group) as nats:
             with shown(settings.group, color=not values.get(o.NO_COLOR)) as progress:
                 await publish(settings.model_copy(update={"nats": nats}), stop, progress)
+            if settings.nats.url is None and not stop.is_set():
+                # All is published, but into a broker that ends with this process.
+                await serve_sinks(nats, settings.group, stop)
 
     runtime.run_service(service)
+
+
+async def serve_sinks(nats: NatsSettings, group: str, stop: asyncio.Event) -> None:
+    """Keep the group's own broker up until every sink has applied what was published."""
+    import structlog
+
+    from pgflo.status.ending import all_applied, all_signed_off
+
+    structlog.get_logger("pgflo.cli").info(
+        "everything is published; the embedded broker stays until the sinks have applied it",
+        group=group,
+        start=f"pgflo worker postgres --group {group} --once …",
+    )
+    await all_applied(nats, group, (), stop)
+    await all_signed_off(nats, group, stop)
 
 
 def confirm_restart(values: parse.Values, settings: ReplicateSettings) -> None:

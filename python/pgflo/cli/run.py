@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pgflo.config.settings import NatsSettings, ReplicateSettings
     from pgflo.supervisor.tree import Program
 
+ENDING_NAMES = {option.env for option in o.ENDING}
 WORKER_OPTIONS = tuple(option for option in o.WORKING if option is not o.SINK)
 
 
@@ -53,6 +54,7 @@ def command(values: parse.Values) -> None:
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
     from pgflo.cli.replicate import confirm_restart
+    from pgflo.status.ending import all_applied
     from pgflo.supervisor.tree import Tree
 
     settings = read.replicate(values)
@@ -64,7 +66,12 @@ def command(values: parse.Values) -> None:
     async def service(stop: asyncio.Event) -> None:
         async with broker.provided(settings.nats, settings.state_dir, settings.group) as nats:
             programs = _programs(values, settings, workers, nats)
-            codes.append(await Tree(programs, settings.retry).run(stop))
+            sinks = [name for name, _ in workers]
+
+            async def applied(stopped: asyncio.Event) -> None:
+                await all_applied(nats, settings.group, sinks, stopped)
+
+            codes.append(await Tree(programs, settings.retry, applied).run(stop))
 
     runtime.run_service(service)
     if codes and codes[0]:
@@ -143,6 +150,7 @@ def _programs(
         o.NATS_URL.env: nats.url or "",
         o.STATE_DIR.env: str(settings.state_dir),
     }
+    at_lsn = settings.until is not None and settings.until != "now"
     ends = settings.mode == "copy" or settings.once or settings.until is not None
     replicating = {**_environment(values, o.REPLICATING), **common}
     restart = Restart(settings, nats) if settings.restart else None
@@ -153,8 +161,13 @@ def _programs(
         return replicating
 
     programs = [Program("replicator", ("replicate",), replicator, ends=ends)]
+    # To a worker "once" and "now" mean what is in the broker when it looks, which may be less than
+    # the replicator is about to publish. It is stopped when it has all of that.
+    without = set() if at_lsn else ENDING_NAMES
     for name, environment in workers:
-        programs.append(_worker_program(name, {**environment, **common}, ends=ends))
+        kept = {key: value for key, value in environment.items() if key not in without}
+        worker_ends = settings.mode == "copy" or at_lsn
+        programs.append(_worker_program(name, {**kept, **common}, ends=worker_ends))
     return programs
 
 

@@ -13,6 +13,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+import sdnotify  # type: ignore[import-untyped]
 import structlog
 import uvloop
 
@@ -64,6 +65,7 @@ async def _until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) ->
     def on_signal(name: str) -> None:
         nonlocal aborted
         if not stop.is_set():
+            systemd.notify("STOPPING=1")
             log.info("stopping", signal=name, limit_s=DRAIN_LIMIT_S, again="aborts")
             stop.set()
             loop.call_later(DRAIN_LIMIT_S, drained_too_long)
@@ -73,6 +75,8 @@ async def _until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) ->
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
+    systemd = sdnotify.SystemdNotifier()  # silent where there is no systemd
+    systemd.notify("READY=1")
     try:
         await task
     except asyncio.CancelledError:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Self
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 import psutil
 
 from pgflo.errors import Exit, Kind, PgfloError, Retry
+from pgflo.supervisor.lifeline import SUPERVISOR_FD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,7 +33,7 @@ COMMAND_FAILED = Kind(
     "demo.command_failed",
     Exit.INTERNAL,
     Retry.OPERATOR,
-    "The lines above tell why; `pgflo demo -v` shows more.",
+    "Read the logs above; `pgflo version` tells what belongs into a report.",
 )
 TOO_SLOW = Kind(
     "demo.too_slow",
@@ -48,13 +50,16 @@ class Command:
         self.arguments = arguments
         self.log = log
         self.peak_bytes = 0
-        with log.open("wb") as stream:
+        # While this end is open the command lives: kill -9 of the demo takes it along.
+        self._lifeline, theirs = socket.socketpair()
+        with log.open("wb") as stream, theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pgflo", *arguments],
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, SUPERVISOR_FD: str(theirs.fileno())},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
+                pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
 
@@ -74,6 +79,7 @@ class Command:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        self._lifeline.close()
 
     def check(self) -> None:
         """Raise if it has ended, with the end of its log."""
@@ -122,11 +128,9 @@ def failed(arguments: list[str], code: int, log: Path) -> PgfloError:
         kept = Exit(code)
     except ValueError:
         kept = Exit.INTERNAL
-    lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-    detail = f"`{written(arguments)}` ended with {code}; the end of its log:"
     return PgfloError(
         Kind(COMMAND_FAILED.code, kept, COMMAND_FAILED.retry, COMMAND_FAILED.hint),
-        "\n".join((detail, *lines)),
+        f"`{written(arguments)}` ended with {code}; see {log.name} above",
     )
 
 

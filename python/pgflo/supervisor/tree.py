@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from pgflo.errors import Exit, Retry
+from pgflo.errors import Exit, PgfloError, Retry
 from pgflo.supervisor.lifeline import SUPERVISOR_FD
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ STEADY_S = 60.0
 """A program that lived so long had started well: its next failure is counted as the first."""
 DEFECTS_IN_A_ROW = 5
 """So many unexpected errors right after the start will not heal."""
+LOOK_AGAIN_S = 1.0
 KILL_AFTER_S = 27.0
 """The programs themselves give up draining after 25 s."""
 
@@ -63,9 +64,19 @@ class Ending:
 class Tree:
     """Runs programs until all have ended, one has failed for good, or a stop is asked for."""
 
-    def __init__(self, programs: list[Program], retry: RetrySettings) -> None:
+    def __init__(
+        self,
+        programs: list[Program],
+        retry: RetrySettings,
+        finished: Callable[[asyncio.Event], Awaitable[None]],
+    ) -> None:
+        """Take the programs; when the first of them has ended, `finished` waits for the rest.
+
+        Once it returns the others are asked to stop.
+        """
         self.programs = programs
         self.retry = retry
+        self._finished = finished
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._failed = asyncio.Event()
         self._code = int(Exit.DONE)
@@ -77,7 +88,11 @@ class Tree:
             for program in self.programs
         ]
         everything = asyncio.gather(*keepers)
-        watches = [asyncio.create_task(event.wait()) for event in (stop, self._failed)]
+        watches: list[asyncio.Task[object]] = [
+            asyncio.create_task(stop.wait()),
+            asyncio.create_task(self._failed.wait()),
+            asyncio.create_task(self._wait_for_the_rest(keepers[0], stop)),
+        ]
         anything: list[asyncio.Future[Any]] = [everything, *watches]
         try:
             await asyncio.wait(anything, return_when=asyncio.FIRST_COMPLETED)
@@ -87,12 +102,27 @@ class Tree:
                 await asyncio.wait([everything], timeout=KILL_AFTER_S)
                 self._signal(signal.SIGKILL)
             await everything
+            if watches[-1].done():
+                watches[-1].result()
         finally:
             for task in (*watches, *keepers):
                 task.cancel()
             self._signal(signal.SIGKILL)
             await asyncio.gather(*watches, *keepers, everything, return_exceptions=True)
         return self._code
+
+    async def _wait_for_the_rest(self, first: asyncio.Task[None], stop: asyncio.Event) -> None:
+        await asyncio.wait([first])
+        while not self._failed.is_set() and not stop.is_set():
+            try:
+                await self._finished(stop)
+            except PgfloError as error:
+                if not error.can_heal:
+                    raise
+                log.warning(error.detail, kind=error.kind.code, again_in_s=LOOK_AGAIN_S)
+                await asyncio.sleep(LOOK_AGAIN_S)
+            else:
+                return
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes.values():
@@ -103,7 +133,7 @@ class Tree:
         failures = 0
         while not stop.is_set():
             started = time.monotonic()
-            ending = await self._once(program)
+            ending = await self._once(program, stop)
             if stop.is_set() or (ending.code == Exit.DONE and program.ends):
                 self._note_late(program, ending, stop)
                 return
@@ -142,7 +172,7 @@ class Tree:
         defect = ending.code > 0 and ending.code == Exit.INTERNAL
         return not (defect and failures >= DEFECTS_IN_A_ROW)
 
-    async def _once(self, program: Program) -> Ending:
+    async def _once(self, program: Program, stop: asyncio.Event) -> Ending:
         """Start the program, wait for its end, and hear what it says on the way out."""
         environment = dict(await program.environment())
         ours, theirs = socket.socketpair()
@@ -161,6 +191,8 @@ class Tree:
                 )
             self._processes[program.name] = process
             log.info("started", program=program.name, pid=process.pid)
+            if stop.is_set():
+                process.terminate()  # it was not there yet when the others were asked to stop
             try:
                 code = await process.wait()
             finally:
