@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from tests.fix_broker import until
 
 from pgflo.broker.connection import connect
+from pgflo.broker.topology import create_streams
 from pgflo.config.settings import NatsSettings
 from pgflo.embedded.binaries import find_nats_server
 from pgflo.errors import (
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
     from tests.fix_broker import OpenBroker
     from tests.fix_nats import NatsFactory
+    from tests.fix_proxy import ProxyFactory
+
+    from pgflo.broker.names import Names
+    from pgflo.embedded import EmbeddedNats
 
 SECRET = "sEcret-p-w"  # noqa: S105 - what must not be told
 
@@ -260,3 +265,44 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
         capture_output=True,
     )  # fmt: skip
     return certificate, key
+
+
+async def test_a_right_that_is_missing_is_named(
+    bare_server: BareServer, open_broker: OpenBroker, names: Names, tmp_path: Path
+) -> None:
+    port = bare_server(
+        f'jetstream: {{store_dir: "{tmp_path}/js"}}\n'
+        'authorization: {users: [{user: "u", password: "p", '
+        'permissions: {publish: {deny: ["$JS.API.STREAM.CREATE.>"]}}}]}'
+    )
+    broker = await open_broker(f"nats://u:p@127.0.0.1:{port}")
+    with pytest.raises(PgfloError) as caught:
+        await create_streams(broker, names, broker.settings, copy=False)
+    assert caught.value.kind is BROKER_DENIED
+    assert names.changes_stream in caught.value.detail
+
+
+async def test_credentials_that_cannot_be_read_are_told_as_such(
+    nats_url: str, tmp_path: Path
+) -> None:
+    error = await refused(url=nats_url, creds=tmp_path / "missing.creds")
+    assert error.kind is BROKER_DENIED
+    assert "missing.creds" in error.detail
+
+
+async def test_reconnecting_goes_on_after_the_client_gave_it_up_in_silence(
+    nats_server: EmbeddedNats, open_broker: OpenBroker, tcp_proxy: ProxyFactory
+) -> None:
+    proxy = tcp_proxy("127.0.0.1", nats_server.port)
+    broker = await open_broker(f"nats://127.0.0.1:{proxy.port}")
+    await asyncio.to_thread(proxy.refuse)
+    await until(lambda: broker.nc.is_reconnecting, "the loss is noticed")
+    task = broker.nc._reconnection_task
+    assert task is not None
+    task.cancel()  # stands for whatever the event loop may raise in the middle of it
+    await asyncio.wait([task])
+    assert not broker.is_connected
+    await asyncio.to_thread(proxy.resume)
+    async with asyncio.timeout(10):
+        await broker.wait_generation_change(0)
+    assert (await broker.ask("INFO", {}))["streams"] == 0
