@@ -171,7 +171,7 @@ def _pgflo_seconds(bed: Bed, ours: Pgflo, load: Load, until_lsn: int) -> tuple[f
         started = time.monotonic()
         with (
             ours.running(*load.flags()) as processes,
-            sampled(processes) as usage,
+            sampled(bed, processes) as usage,
         ):
             wait_for(
                 lambda: ours.applied_lsn(target) >= until_lsn or has_ended(processes),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from pgflo.embedded import EmbeddedPostgres, throw_away_directory
+from pgflo.embedded import EmbeddedNats, EmbeddedPostgres, throw_away_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,10 +40,11 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Bed:
-    """Both servers and the folder that everything of the run lives in."""
+    """The servers and the folder that everything else of the run lives in."""
 
     source: EmbeddedPostgres
     target: EmbeddedPostgres
+    broker: EmbeddedNats
     directory: Path
 
     def connect(self, server: EmbeddedPostgres, dbname: str) -> psycopg.Connection:
@@ -82,13 +83,14 @@ class Bed:
 
 @contextlib.contextmanager
 def servers() -> Iterator[Bed]:
-    """Start both servers and remove them with all they stored."""
+    """Start the servers and remove them with all they stored."""
     with (
         tempfile.TemporaryDirectory(prefix="pgflo-bench-") as name,
         _server() as source,
         _server() as target,
+        EmbeddedNats(throw_away_directory("pgflo-bench-"), throw_away=True) as broker,
     ):
-        yield Bed(source, target, Path(name))
+        yield Bed(source, target, broker, Path(name))
 
 
 def _server() -> EmbeddedPostgres:

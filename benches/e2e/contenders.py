@@ -65,10 +65,10 @@ class Usage:
 
 
 @contextlib.contextmanager
-def sampled(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Usage]:
-    """Sample the trees of `processes` until the block ends."""
+def sampled(bed: Bed, processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Usage]:
+    """Sample the trees of `processes`, and the broker, until the block ends."""
     usage, done = Usage(), threading.Event()
-    roots = [process.pid for process in processes]
+    roots = [bed.broker.pid, *(process.pid for process in processes)]
 
     def loop() -> None:
         while not done.wait(SAMPLE_S):
@@ -106,6 +106,7 @@ class Pgflo:
             "PG_FLO_GROUP": self.group,
             "PG_FLO_SOURCE": self.bed.source.dsn(self.source_db),
             "PG_FLO_TARGET": self.bed.target.dsn(self.target_db),
+            "PG_FLO_NATS_URL": self.bed.broker.url,
             "PG_FLO_STATE_DIR": str(self.bed.directory / "state"),
             "PG_FLO_LOG_FORMAT": "json",
         }
@@ -120,21 +121,20 @@ class Pgflo:
     def running(self, *mode: str) -> Iterator[list[subprocess.Popen[bytes]]]:
         """Run replicator and worker as two commands; both are drained and must end with exit 0."""
         log = self.bed.directory / f"{self.group}.log"
-        processes = [self._start("replicate", *mode, log=log)]
-        state = self.bed.directory / "state" / self.group / "broker.json"
-        while not state.exists() and processes[0].poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                processes[0].wait(0.02)
-        processes.append(self._start("worker", "postgres", log=log))
+        processes = [
+            self._start("replicate", *mode, log=log),
+            self._start("worker", "postgres", log=log),
+        ]
         try:
             yield processes
         except BaseException:
             sys.stderr.write(log.read_text(errors="replace")[-4000:])
             raise
         finally:
-            for process in reversed(processes):
+            codes = []
+            for process in processes:
                 process.terminate()
-            codes = [process.wait(60) for process in reversed(processes)]
+                codes.append(process.wait(60))
         if any(codes):
             sys.stderr.write(log.read_text(errors="replace")[-4000:])
             message = f"exit codes {codes}"

@@ -70,7 +70,7 @@ def pgflo_round(bed: Bed, rows: int, workers: int, number: int) -> tuple[float, 
             ours.running(
                 "--copy-and-stream", "--max-copy-workers-per-table", str(workers), "--tables", TABLE
             ) as processes,
-            sampled(processes) as usage,
+            sampled(bed, processes) as usage,
         ):
             wait_for(
                 lambda: ours.copied_rows(conn) == rows or has_ended(processes),
