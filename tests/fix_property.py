@@ -1,7 +1,7 @@
 """Property tests with a budget in seconds instead of a number of examples, replayable by a seed.
 
 `@within_budget(name=strategy, …)` stands where hypothesis' `@given` would. A test draws rounds of
-examples until its time is over: PGFLO_PROPERTY_SECONDS per test (3; with PGFLO_LONG set 60). Rounds
+examples until its time is over: PGFLO_PROPERTY_SECONDS per test (2.5; with PGFLO_LONG set 60). Rounds
 are seeded PGFLO_SEED, PGFLO_SEED + 1, … (1; drawn anew with PGFLO_LONG), so a run can be repeated.
 Invariant: at least one whole round is drawn, and a failure names the seed that shows it again.
 """
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 LONG = bool(os.environ.get("PGFLO_LONG"))
 SEED = int(os.environ.get("PGFLO_SEED") or (random.randrange(2**31) if LONG else 1))
-BUDGET_S = float(os.environ.get("PGFLO_PROPERTY_SECONDS") or (60 if LONG else 3))
+BUDGET_S = float(os.environ.get("PGFLO_PROPERTY_SECONDS") or (60 if LONG else 2.5))
 
 ROUND = settings(
-    max_examples=50,
+    max_examples=20,
     # The budget is ours, and a shared machine pauses at will.
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

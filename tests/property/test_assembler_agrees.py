@@ -92,6 +92,21 @@ def test_every_envelope_keeps_its_limits_and_its_header_agrees_with_its_attribut
         assert header.commit_time_us == parsed.commit_time_us
 
 
+@within_budget(history=histories(), limits=sizes())
+def test_no_more_is_pending_than_one_envelope_and_one_change_with_its_descriptions(
+    history: History, limits: dict[str, int]
+) -> None:
+    messages = [payload[25:] for payload in history.payloads if payload[:1] == b"w"]
+    descriptions = sum(4 + len(each) for each in messages if each[:1] in b"RY")
+    largest = max((4 + len(each) for each in messages), default=0)
+    # Begin, Origin and Commit take less than 200 bytes together.
+    most = limits["max_body_bytes"] + largest + descriptions + 200
+    assembler = _core.Assembler(INCARNATION, (history.start_lsn, 0), history.start_lsn, **limits)
+    for payload in history.payloads:
+        assembler.feed(lengths_prefixed([payload]))
+        assert assembler.pending_bytes <= most
+
+
 @within_budget(run=runs(), first=st.integers(0, 30), flushes=FLUSHES)
 def test_a_new_assembler_goes_on_where_any_envelope_of_a_former_one_ended(
     run: tuple[History, tuple[Position, int], list[bytes], dict[str, int]],
