@@ -1,8 +1,8 @@
 """Property tests with a budget in seconds instead of a number of examples, replayable by a seed.
 
 `@within_budget(name=strategy, …)` stands where hypothesis' `@given` would. A test draws rounds of
-examples until its time is over: PGFLO_PROPERTY_SECONDS per test (2.5; with PGFLO_LONG set 60). Rounds
-are seeded PGFLO_SEED, PGFLO_SEED + 1, … (1; drawn anew with PGFLO_LONG), so a run can be repeated.
+examples until its time is over: PGFLO_PROPERTY_SECONDS per test (2.5; with PGFLO_LONG set 60).
+Rounds are seeded PGFLO_SEED, PGFLO_SEED + 1, … (1; drawn anew with PGFLO_LONG), so a run can be repeated.
 Invariant: at least one whole round is drawn, and a failure names the seed that shows it again.
 """
 
@@ -14,6 +14,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def within_budget(
         run.__name__ = test.__name__
         run.__doc__ = test.__doc__
         run.__module__ = test.__module__
-        return run
+        # Shrinking a failure takes hypothesis up to five minutes more.
+        return pytest.mark.timeout(BUDGET_S + 330)(run)
 
     return decorate
