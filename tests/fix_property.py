@@ -2,7 +2,7 @@
 
 `@within_budget(name=strategy, …)` stands where hypothesis' `@given` would. A test draws rounds of
 examples until its time is over: PGFLO_PROPERTY_SECONDS per test (2.5; with PGFLO_LONG set 60).
-Rounds are seeded PGFLO_SEED, PGFLO_SEED + 1, … (1; drawn anew with PGFLO_LONG), so a run can be repeated.
+Rounds are seeded PGFLO_SEED, PGFLO_SEED + 1, … (1; drawn anew with PGFLO_LONG): runs repeat.
 Invariant: at least one whole round is drawn, and a failure names the seed that shows it again.
 """
 
