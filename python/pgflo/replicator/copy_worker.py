@@ -8,16 +8,26 @@ once.
 from __future__ import annotations
 
 import asyncio
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask, run_copy_process
-from pgflo.supervisor.processes import context
+from pgflo.supervisor.processes import PRELOAD, context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 STOP_S = 5.0
 """Seconds for a process to end by itself after its pipe is closed."""
+
+
+def warm_up() -> None:
+    """Start the process that copy processes are forked from; its imports overlap with our start.
+
+    Returns at once. Nothing happens if it runs already.
+    """
+    context().set_forkserver_preload([*PRELOAD, __name__, "pgflo.source.snapshot"])
+    forkserver.ensure_running()
 
 
 class WorkerGone(Exception):  # noqa: N818 - an event that the coordinator expects, not a mistake

@@ -28,6 +28,7 @@ from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.replicator import group as groups
 from pgflo.replicator.copy import Copy
+from pgflo.replicator.copy_worker import warm_up
 from pgflo.replicator.creation import Creator
 from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
@@ -67,6 +68,8 @@ async def run(
     `settings.nats.url` must be set. Returns when everything in flight is stored and the slot is
     free; `progress` hears of the copy at most four times a second. Raises `PgfloError`.
     """
+    if settings.mode != "stream":
+        warm_up()
     async with AsyncExitStack() as stack:
         broker = await broker_connection.connect(
             settings.nats, name=application_name(settings.group, "replicator")
