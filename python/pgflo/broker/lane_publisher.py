@@ -47,7 +47,6 @@ class LaneBroken(Exception):  # noqa: N818 - the caller expects it: not a mistak
 class _Sent:
     data: bytes
     subject: str
-    sent_at: float = 0.0
     refused: bool = False
 
 
@@ -77,6 +76,7 @@ class LanePublisher:
         """Tag of the oldest in flight; the others follow."""
         self._window: deque[_Sent] = deque()
         self._queue: deque[_Sent] = deque()
+        self._progress_at = 0.0
         self._broken = ""
         self._too_large = False
         self._moved = asyncio.Event()
@@ -186,7 +186,9 @@ class LanePublisher:
         self.in_flight_bytes = self._room_bytes = 0
 
     async def _send(self, sent: _Sent) -> None:
-        sent.sent_at, sent.refused = time.monotonic(), False
+        sent.refused = False
+        if not self._window:
+            self._progress_at = time.monotonic()
         number = self._first_number + len(self._window)
         self._window.append(sent)
         self.in_flight_bytes += len(sent.data)
@@ -198,6 +200,7 @@ class LanePublisher:
         place = int(tag) - self._first_number
         if not 0 <= place < len(self._window):
             return  # of an attempt that was given up
+        self._progress_at = time.monotonic()
         sent = self._window[place]
         if answer.err_code == 0:
             self._take_stored(sent, answer)
@@ -221,12 +224,14 @@ class LanePublisher:
 
     async def _wait_moved(self) -> None:
         self._moved.clear()
-        due_s = self._window[0].sent_at + self._deadline_s - time.monotonic()
+        due_at = self._progress_at + self._deadline_s
         try:
-            async with asyncio.timeout(max(0.0, due_s)):
+            async with asyncio.timeout(max(0.0, due_at - time.monotonic())):
                 await self._moved.wait()
         except TimeoutError:
-            if self._window and self._window[0].sent_at + self._deadline_s <= time.monotonic():
+            # A slow network is no loss: what we ask now is answered behind all that was sent.
+            await self._stream.look()
+            if self._window and self._progress_at + self._deadline_s == due_at:
                 self._break(f"no acknowledgement within {self._deadline_s:g} s")
 
     async def _find_room(self, needed_bytes: int) -> None:
