@@ -206,10 +206,11 @@ def _show(stage: Stage, stack: contextlib.ExitStack, *, keep: bool) -> None:
     _compare(stage)
     if keep:
         _keep(stage)
-    with stage.step("stop both commands, then remove what the group owns"):
+    with stage.step("stop both commands (SIGTERM)"):
         worker.stop()
         replicate.stop()
-        stage.type(stage.drop())
+    stage.type(stage.drop())
+    with stage.step("remove slot, publications, streams"):
         run_once(stage.drop(), stage.environment, stage.log("drop"))
 
 
@@ -301,9 +302,9 @@ def _tell(stage: Stage, commands: list[Command], writers: Writers) -> None:
 
 def _compare(stage: Stage) -> None:
     arguments = stage.compare()
+    stage.type(arguments)
     with stage.step("compare both sides"):
         output = run_once(arguments, stage.environment, stage.log("compare"))
-    stage.type(arguments)
     for line in output.splitlines():
         stage.console.print(f"  {line}", markup=False)
     if "source and destination are identical" not in output:
