@@ -14,6 +14,7 @@ from tests.fix_changes import Changes, table_rows
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
+from pgflo.worker import dispatcher
 
 if TYPE_CHECKING:
     from tests.fix_postgres import Database
@@ -145,14 +146,39 @@ async def test_a_transaction_larger_than_an_epoch_is_seen_at_once(stream: Stream
     await stream.publish(envelopes[:-1])
     async with stream.worker(epoch_bytes=64 * 1024, batch_rows=500) as task:
         # All but the last envelope is with the writer, and nothing of it is visible.
-        await stream.until(
-            lambda: stream.target.value(
-                "SELECT count(*) > 0 FROM pg_stat_activity WHERE state = 'idle in transaction'"
-                " AND datname = current_database() AND backend_xid IS NOT NULL"
-            ),
-            task,
-        )
+        await stream.until(lambda: writes_open(stream), task)
         assert stream.target.value("SELECT count(*) FROM t") == 0
+        await stream.publish(envelopes[-1:])
+        await stream.caught_up(task)
+    assert_equal(stream, "t")
+
+
+def writes_open(stream: Stream) -> bool:
+    """Whether a transaction at the destination has written, and waits for more."""
+    return bool(
+        stream.target.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+            " AND datname = current_database() AND backend_xid IS NOT NULL"
+        )
+    )
+
+
+async def test_a_transaction_whose_rest_does_not_come_lets_its_locks_go(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(stream, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+    stream.changes.source.execute(
+        "INSERT INTO t SELECT g, repeat('v', 100) FROM generate_series(1, 5000) g"
+    )
+    envelopes = stream.changes.envelopes(target_body_bytes=65536, max_body_bytes=65536)
+    await stream.publish(envelopes[:-1])
+    monkeypatch.setattr(dispatcher, "OPEN_LIMIT_S", 0.4)
+    monkeypatch.setattr(dispatcher, "WHOLE_LOOK_S", 0.1)
+    async with stream.worker(epoch_bytes=64 * 1024) as task:
+        await stream.until(lambda: writes_open(stream), task)
+        await stream.until(lambda: not writes_open(stream), task)
+        # It does not take them again before all of it is there.
+        stream.target.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE NOWAIT; COMMIT")
         await stream.publish(envelopes[-1:])
         await stream.caught_up(task)
     assert_equal(stream, "t")

@@ -11,6 +11,7 @@ full: small epochs while there is little, large ones while there is much.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -19,7 +20,7 @@ import structlog
 
 from pgflo import _core, errors
 from pgflo.broker.consumer import Consumer
-from pgflo.broker.topology import locate
+from pgflo.broker.topology import last_envelope, locate
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
 from pgflo.worker import writer
@@ -45,6 +46,25 @@ DRAIN_S = 20.0
 """How long a stop waits for steps under way; they are rolled back after that."""
 
 
+OPEN_LIMIT_S = 60.0
+"""How long a transaction may stay open at the destination while nothing more of it comes."""
+
+WHOLE_LOOK_S = 1.0
+"""Pause between two looks at whether the end of a transaction is in the stream."""
+
+
+class RestMissingError(PgfloError):
+    """The rest of a large transaction did not come; next time wait until all of it is there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            errors.SINK_INTERRUPTED,
+            f"the rest of a large transaction did not come within {OPEN_LIMIT_S:g} s; it is rolled"
+            " back so that its locks go",
+            hint="Look whether the replicator runs: `pgflo status --group GROUP`.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class UnderWay:
     """A step that the writer has not answered yet."""
@@ -68,7 +88,10 @@ class Dispatcher:
         roots: dict[int, tuple[str, str] | None],
         start_lsn: int,
         report: Report,
+        *,
+        whole_only: bool,
     ) -> None:
+        """`whole_only`: begin no transaction whose end is not in the stream yet."""
         self._broker = broker
         self._names = names
         self._settings = settings
@@ -77,7 +100,11 @@ class Dispatcher:
         self._start_lsn = start_lsn
         self._report = report
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._whole_only = whole_only
         self._under_way: deque[UnderWay] = deque()
+        self._has_open = False
+        """A transaction is begun whose end was not sent yet."""
+        self._received_at = 0.0
         self._goal: int | None = None
         self._committed_seq = 0
         self._wake = asyncio.Event()
@@ -108,6 +135,7 @@ class Dispatcher:
                 self._send(child, epochs),
                 self._acknowledge(consumer),
                 self._reached.wait(),
+                self._watch_open(),
                 stop.wait(),
                 _raise(child),
             )
@@ -154,6 +182,7 @@ class Dispatcher:
             message = await consumer.next(None)
             if message is None:
                 continue
+            self._received_at = time.monotonic()
             header = epochs.put(message.data, message.seq)
             self._wake.set()
             if epochs.is_full:
@@ -168,6 +197,9 @@ class Dispatcher:
             while (cut := self._next(epochs)) is not None:
                 if not epochs.is_full:
                     self._has_room.set()
+                if not cut.commits and not self._has_open and self._whole_only:
+                    await self._wait_whole(cut)
+                self._has_open = not cut.commits
                 envelopes = [envelope for unit in cut.units for envelope in unit.envelopes]
                 is_waiting = not self._under_way
                 self._under_way.append(
@@ -181,6 +213,24 @@ class Dispatcher:
         if len(self._under_way) >= STEPS_UNDER_WAY or (self._under_way and not epochs.is_full):
             return None
         return epochs.cut()
+
+    async def _wait_whole(self, cut: Cut) -> None:
+        """Return when the stream holds the end of the transaction that `cut` leaves open."""
+        while True:
+            last = await last_envelope(self._broker, self._names.changes_stream)
+            if last is None or not last.header.transaction_open:
+                return
+            if last.header.commit_lsn != cut.last.commit_lsn:
+                return
+            await asyncio.sleep(WHOLE_LOOK_S)
+
+    async def _watch_open(self) -> NoReturn:
+        """Raise when a transaction stands open for too long."""
+        while True:
+            await asyncio.sleep(OPEN_LIMIT_S / 4)
+            silence_s = time.monotonic() - self._received_at
+            if self._has_open and not self._under_way and silence_s > OPEN_LIMIT_S:
+                raise RestMissingError
 
     def _on_message(self, message: Ready | Done) -> None:
         if isinstance(message, Ready):

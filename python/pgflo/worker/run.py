@@ -29,8 +29,9 @@ from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare
+from pgflo.worker.child import warm_up
 from pgflo.worker.copy_lanes import CopyLanes
-from pgflo.worker.dispatcher import Dispatcher
+from pgflo.worker.dispatcher import Dispatcher, RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.report import Report
 from pgflo.worker.tables import is_copied, is_described, source_table
@@ -46,6 +47,10 @@ GROUP_LOOK_S = 0.5
 """Pause between two looks for a group that does not exist yet."""
 
 
+GOODBYE_S = 2.0
+"""How long the last word to the group may take."""
+
+
 async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     """Apply the group to the sink until `stop` is set or the ending of the settings is reached.
 
@@ -53,6 +58,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
+    await asyncio.to_thread(warm_up)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
         record = await first_of(_open_record(broker, settings.group), _none_when(stop))
@@ -86,6 +92,7 @@ class Worker:
             settings.target.get_secret_value(), settings.group, settings.sink, uuid.uuid4()
         )
         self._has_taken_over = False
+        self._whole_only = False
         self._report: Report | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -99,6 +106,7 @@ class Worker:
                     self._live(view, stop), view.run(), self._superseded(), self._reborn(view)
                 )
             except PgfloError as error:
+                self._whole_only = isinstance(error, RestMissingError)
                 if self._mark() != before:
                     backoff.reset()
                 wait_s = backoff.next_wait_s() if error.can_heal else None
@@ -129,6 +137,7 @@ class Worker:
                 {table.oid: table.root for table in group_view.tables.values() if table.root},
                 group_view.group.start_lsn,
                 report,
+                whole_only=self._whole_only,
             )
             await first_of(dispatcher.run(stop), report.run())
         await self._say_goodbye("stopped" if stop.is_set() else "done")
@@ -201,9 +210,12 @@ class Worker:
         return False
 
     async def _say_goodbye(self, phase: str) -> None:
+        """Tell the group, if the broker listens: nothing depends on it."""
         if self._report is not None:
             self._report.phase(phase)
-            await self._report.flush()
+            with contextlib.suppress(PgfloError, TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._report.flush()
 
     def _mark(self) -> object:
         """Change whenever something is committed."""
