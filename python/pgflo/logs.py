@@ -27,9 +27,12 @@ SECRETS = (
     # user:password@ and token@ of a URL; greedy, since an unescaped @ may stand in the password
     re.compile(r"(?<=://)(?P<user>[^\s/:@?#'\"]*):[^\s/]*(?=@)"),
     re.compile(r"(?P<user>\b(?:nats|tls|wss?)://)[^\s/:@,]+(?=@)"),
-    # password=… of a connection string (quoted or not) and of a URL's query
+    # password=… of a URL's query
+    re.compile(r"(?P<user>[?&](?:ssl)?password=)[^\s&#]+", re.IGNORECASE),
+    # password=… of a connection string, quoted or with escapes
     re.compile(
-        r"(?P<user>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|[^\s&'\"]+)", re.IGNORECASE
+        r"(?P<user>(?<![?&])\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|(?:\\.|[^\s\\])+)",
+        re.IGNORECASE | re.DOTALL,
     ),
 )
 
@@ -37,11 +40,13 @@ _configured: dict[str, str | bool] = {}
 
 
 def redact(text: str) -> str:
-    """Replace passwords in URLs and connection strings by stars. Cost: three scans of the text."""
-    url_password, nats_token, keyword = SECRETS
+    """Replace passwords in URLs and connection strings by stars. Cost: four scans of the text."""
+    url_password, nats_token, *keywords = SECRETS
     text = url_password.sub(rf"\g<user>:{HIDDEN}", text)
     text = nats_token.sub(rf"\g<user>{HIDDEN}", text)
-    return keyword.sub(rf"\g<user>{HIDDEN}", text)
+    for keyword in keywords:
+        text = keyword.sub(rf"\g<user>{HIDDEN}", text)
+    return text
 
 
 def configure(

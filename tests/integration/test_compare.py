@@ -164,7 +164,7 @@ def test_extreme_values_are_equal_to_themselves_under_any_session_default(
         "search_path = 'pg_catalog'",
         "client_encoding = 'SQL_ASCII'",
     ):
-        target.execute(f'ALTER DATABASE "{name}" SET {setting}')  # type: ignore[arg-type]
+        target.execute(f'ALTER DATABASE "{name}" SET {setting}')
     done = compare(source, target)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -174,9 +174,7 @@ def test_databases_of_different_encodings_are_compared_by_their_text(
 ) -> None:
     source.execute("CREATE TABLE a (x text)", "INSERT INTO a VALUES ('grün'), ('plain')")
     latin = f"{target.name}_latin1"
-    target.execute(
-        f"CREATE DATABASE \"{latin}\" ENCODING LATIN1 LOCALE 'C' TEMPLATE template0"  # type: ignore[arg-type]
-    )
+    target.execute(f"CREATE DATABASE \"{latin}\" ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
     from tests.fix_postgres import Database, drop_database
 
     other = Database(target.server, latin)
@@ -292,7 +290,7 @@ def test_a_group_that_does_not_catch_up_is_an_error_after_the_timeout(
     both(source, target, "CREATE TABLE a (x int)")
     group = "lagging"
     assert compare(source, target, "--group", group).returncode == Exit.USAGE  # no publication
-    source.execute(f"CREATE PUBLICATION pgflo_{group} FOR TABLE a")  # type: ignore[arg-type]
+    source.execute(f"CREATE PUBLICATION pgflo_{group} FOR TABLE a")
     done = compare(source, target, "--group", group, "--timeout", "200ms")
     assert done.returncode == Exit.DIFFERS
     assert "compare.behind" in done.stderr

@@ -21,11 +21,13 @@ from pgflo.errors import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from types import FrameType
 
 log = structlog.get_logger("pgflo.cli")
 
 DRAIN_LIMIT_S = 25.0
 """Less than the 30 s after which Kubernetes kills."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CANCEL_LIMIT_S = 4.0
 """Time for clean-up after cancellation; then the process exits without it."""
 
@@ -53,7 +55,7 @@ async def _until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) ->
     aborted = False
 
     def give_up(code: Exit) -> None:
-        task.cancel()
+        loop.call_soon_threadsafe(task.cancel)
         timer = threading.Timer(CANCEL_LIMIT_S, os._exit, (int(code),))
         timer.daemon = True
         timer.start()
@@ -62,25 +64,30 @@ async def _until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) ->
         log.warning("not drained in time, stopping anyway", limit_s=DRAIN_LIMIT_S)
         give_up(Exit.DONE)
 
-    def on_signal(name: str) -> None:
+    def on_first(name: str) -> None:
+        systemd.notify("STOPPING=1")
+        log.info("stopping", signal=name, limit_s=DRAIN_LIMIT_S, again="aborts")
+        stop.set()
+        loop.call_later(DRAIN_LIMIT_S, drained_too_long)
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+            # Not one of the loop's: it has to work while the loop is busy with something.
+            signal.signal(number, on_second)
+
+    def on_second(_number: int, _frame: FrameType | None) -> None:
         nonlocal aborted
-        if not stop.is_set():
-            systemd.notify("STOPPING=1")
-            log.info("stopping", signal=name, limit_s=DRAIN_LIMIT_S, again="aborts")
-            stop.set()
-            loop.call_later(DRAIN_LIMIT_S, drained_too_long)
-        elif not aborted:
+        if not aborted:
             aborted = True
             give_up(Exit.INTERRUPTED)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, on_first, number.name)
     systemd = sdnotify.SystemdNotifier()  # silent where there is no systemd
     systemd.notify("READY=1")
     try:
         await task
     except asyncio.CancelledError:
-        if aborted:
-            raise Aborted from None
         if not stop.is_set():
             raise
+    if aborted:
+        raise Aborted
