@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgflo.broker")
 
-RESERVE_WINDOWS = 8
-"""Room that a lane leaves free, in windows: other lanes are looking at the same room."""
+LANES = 32
+"""So many lanes may look at the same room at once: each takes its share of the reserve before it
+looks again, so a refusal, after which a purge might let a later envelope in first, is rare."""
 
-LARGEST_RESERVE = 4
-"""A small stream would never have that much room: at most this part of it is reserved."""
+RESERVED_PART = 4
+"""The reserve is a window for each lane, but at most this part of the stream."""
 
 
 class LaneBroken(Exception):  # noqa: N818 - the caller expects it: not a mistake
@@ -238,11 +239,10 @@ class LanePublisher:
         """Wait for room for `needed_bytes` and for what other lanes may be sending."""
         while True:
             state = await self._stream.look()
-            reserve = min(RESERVE_WINDOWS * self._window_bytes, state.max_bytes // LARGEST_RESERVE)
+            reserve = min(LANES * self._window_bytes, state.max_bytes // RESERVED_PART)
             free = state.max_bytes - state.bytes - self.in_flight_bytes
             if free >= reserve + needed_bytes or (state.messages == 0 and free >= needed_bytes):
-                # Look again after a window's worth, or what there is.
-                self._room_bytes = max(needed_bytes, min(self._window_bytes, free - reserve))
+                self._room_bytes = max(needed_bytes, reserve // LANES)
                 return
             if not await self._room.grow():
                 self._room.tell_full(state, needed_bytes)
