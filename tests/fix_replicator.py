@@ -176,6 +176,15 @@ class Replicator:
         finally:
             await broker.close()
 
+    async def tables(self) -> list[TableRecord]:
+        """Read the records of the group's tables."""
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            record = await Record.open(broker, self.group, create=False)
+            return list((await record.tables()).values()) if record else []
+        finally:
+            await broker.close()
+
     async def until_streaming(self, *, not_incarnation: str = "") -> None:
         """Return when the record says that the copy, if any, is published."""
 

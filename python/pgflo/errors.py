@@ -203,6 +203,13 @@ SOURCE_FAILED = Kind(
     Retry.OPERATOR,
     "Read the server's log (log_destination) at this time; then start the command again.",
 )
+SOURCE_MALFORMED = Kind(
+    "source.malformed",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Nothing was published of it. Start `pgflo replicate` again; if it stops at the same place, "
+    "report it with `pgflo version` and the server's version.",
+)
 SOURCE_TOO_OLD = Kind(
     "source.too_old",
     Exit.PREFLIGHT,

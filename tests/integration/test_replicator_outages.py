@@ -182,3 +182,25 @@ async def test_a_full_stream_holds_the_source_back_and_a_shutdown_still_works(
     # AND with more room it goes on where it was
     await alone.run(once=True)
     assert (await alone.read_back()).inserted() == list(range(1, 10001))
+
+
+async def test_a_source_can_shut_down_while_the_broker_is_away(alone: Alone) -> None:
+    # GIVEN changes that cannot be published
+    source = alone.source
+    running = alone.start()
+    await until(alone.slot_lsn, "slot created")
+    await alone.until_streaming()
+    await asyncio.to_thread(alone.nats.stop)
+    source.execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 30000) i")
+    # WHEN the source is told to stop
+    started_at = time.monotonic()
+    await asyncio.to_thread(source.server.stop, "fast", 60)
+    # THEN it does, after a while
+    assert time.monotonic() - started_at < 45
+    # AND when both are back, nothing is missing
+    await asyncio.to_thread(alone.nats.start)
+    await asyncio.to_thread(source.server.start)
+    source.close()
+    await alone.until_published(alone.wal_lsn())
+    await running.stop()
+    assert (await alone.read_back()).inserted() == list(range(1, 30001))

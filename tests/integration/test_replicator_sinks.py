@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from tests.fix_replicator import until
 
-from pgflo.broker.connection import connect
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import SinkRecord
 from pgflo.broker.topology import envelope_at, stream_state
-from pgflo.config.settings import CopySettings, NatsSettings
+from pgflo.config.settings import CopySettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.fix_replicator import Replicator
 
     from pgflo.broker.connection import Broker
@@ -65,14 +61,6 @@ class Sinks:
     async def last_seq(self) -> int:
         """Give the last sequence of the change stream."""
         return (await stream_state(self.broker, self.names.changes_stream)).last_seq
-
-
-@pytest.fixture
-async def broker(nats_url: str) -> AsyncIterator[Broker]:
-    """Connect a bystander."""
-    made = await connect(NatsSettings(url=nats_url), name="test")
-    yield made
-    await made.close()
 
 
 async def open_sinks(replicator: Replicator, broker: Broker) -> Sinks:
@@ -192,4 +180,41 @@ async def test_lanes_are_purged_up_to_what_every_sink_applied(
     await until(lambda: holds(before.messages - 3), "lane purged up to the slow sink")
     await sinks.stand("other", None, lanes={0: before.last_seq})
     await until(lambda: holds(0), "lane purged")
+    await running.stop()
+
+
+async def test_a_copy_larger_than_its_stream_goes_on_as_sinks_apply_it(
+    replicator: Replicator, broker: Broker
+) -> None:
+    # GIVEN a table of 12 MB and a stream of 4 MB
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id serial PRIMARY KEY, v text)",
+        "INSERT INTO t (v) SELECT repeat('x', 1000) FROM generate_series(1, 12000)",
+    )
+    ranges = CopySettings(max_workers=2, range_bytes=512 * 1024)
+    running = replicator.start(
+        mode="copy-and-stream", copying=ranges, stream_max_bytes=4 * 1024 * 1024
+    )
+    await until(replicator.slot_lsn, "slot created")
+
+    async def waits() -> bool:
+        tables = await replicator.tables()
+        return any(table.published_ranges >= 3 for table in tables)
+
+    await until(waits, "ranges published")
+    # WHEN a sink says that it has applied all that is there, again and again
+    sinks = await open_sinks(replicator, broker)
+    seen = 0
+
+    async def applied_all() -> bool:
+        nonlocal seen
+        state = await stream_state(broker, sinks.names.copy_stream)
+        seen = max(seen, state.bytes)
+        await sinks.stand("one", None, lanes={0: state.last_seq, 1: state.last_seq})
+        return all(table.state == "published" for table in await replicator.tables())
+
+    await until(applied_all, "copy published")
+    # THEN the copy ended, and the stream was never larger than it may be
+    assert seen <= 4 * 1024 * 1024
     await running.stop()

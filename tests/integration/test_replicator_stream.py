@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import struct
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.fix_replicator import until
+from tests.fix_broker import fill
+from tests.fix_replicator import Replicator, until
 
-from pgflo import _core
+from pgflo import _core, errors
+from pgflo.broker.names import Names
+from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
-    from tests.fix_replicator import Replicator
+    from pathlib import Path
+
+    from tests.fix_nats import NatsFactory
+    from tests.fix_postgres import Database
+
+    from pgflo.broker.connection import Broker
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -153,3 +163,90 @@ async def test_kill_9_at_any_moment_leaves_an_unbroken_chain_with_every_change_o
     # THEN every change is there once (the chain is checked by reading it)
     stored = await replicator.read_back()
     assert stored.inserted() == list(range(1, rows + 1))
+
+
+async def test_a_body_that_was_cut_off_between_its_parts_is_published_again_whole(
+    replicator: Replicator, broker: Broker
+) -> None:
+    # GIVEN a row that needs four envelopes, of which only two were stored when the replicator died
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    await replicator.run(once=True)
+    source.execute("INSERT INTO t VALUES (1, 'small')")
+    await replicator.run(once=True)
+    source.execute(
+        "INSERT INTO t SELECT 2, string_agg(md5(i::text), '') FROM generate_series(1, 90000) i"
+    )
+    before = (await replicator.read_back()).headers[-1]
+    record = await replicator.record()
+    assert record is not None
+    names = Names(replicator.group, uuid.UUID(record.incarnation))
+    assembler = _core.Assembler(
+        names.incarnation.bytes, (before.commit_lsn, before.ordinal), before.end_lsn
+    )
+    cut = assembler.feed(peek(replicator, record.publications)) + assembler.flush()
+    parts = [envelope for envelope in cut if envelope.parts > 1]
+    assert len(parts) == 4
+    await fill(broker, names, cut[: cut.index(parts[2])])
+    # WHEN it starts again
+    await replicator.run(once=True)
+    # THEN all parts are there, and the row once
+    stored = await replicator.read_back()
+    assert stored.inserted() == [1, 2]
+    assert [header.part for header in stored.headers if header.parts == 4] == [0, 1, 0, 1, 2, 3]
+
+
+async def test_a_stop_while_the_slot_waits_for_a_transaction_ends_at_once(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE other (id int)")
+    writer = source.connect()
+    writer.execute("BEGIN")
+    writer.execute("INSERT INTO other VALUES (1)")
+    running = replicator.start(tables=("t",))
+    await until(
+        lambda: source.value(
+            "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s",
+            [replicator.names_at_source.slot],
+        ),
+        "slot being created",
+    )
+    await asyncio.wait_for(running.stop(), 20)
+    writer.execute("ROLLBACK")
+    # The next start finds the unfinished one and begins again.
+    await replicator.run(once=True, tables=("t",))
+    source.execute("INSERT INTO t VALUES (1)")
+    await replicator.run(once=True, tables=("t",))
+    assert (await replicator.read_back()).inserted() == [1]
+
+
+async def test_a_first_start_that_fails_midway_leaves_nothing_behind(
+    source: Database, nats_factory: NatsFactory, tmp_path: Path
+) -> None:
+    # GIVEN a broker without room for a stream, which shows only when it is made
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    small = nats_factory(max_store_bytes=64 * 1024 * 1024)
+    replicator = Replicator(source, small.url, tmp_path, "midway")
+    with pytest.raises(PgfloError) as told:
+        await replicator.run(once=True)
+    assert told.value.kind is errors.BROKER_FULL
+    assert await replicator.record() is None
+    assert await replicator.streams() == []
+    assert replicator.objects_at_source() == []
+    # With less to reserve it works.
+    await replicator.run(once=True, stream_max_bytes=32 * 1024 * 1024)
+
+
+def peek(replicator: Replicator, publications: list[str]) -> bytes:
+    """Give what the slot would send, as the pump delivers it, and leave the slot where it is."""
+    found = replicator.source.rows(
+        "SELECT (lsn - '0/0')::bigint, data FROM pg_logical_slot_peek_binary_changes("
+        "%s, NULL, NULL, 'proto_version', '1', 'publication_names', %s, 'messages', 'true')",
+        [replicator.names_at_source.slot, ",".join(publications)],
+    )
+    block = bytearray()
+    for lsn, data in found:
+        frame = b"w" + struct.pack(">QQq", lsn, lsn, 0) + data
+        block += struct.pack(">I", len(frame)) + frame
+    return bytes(block)

@@ -66,7 +66,7 @@ class _Table:
     running: int = 0
     attempts: dict[int, int] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
-    recorded_at: float = 0.0
+    is_recorded: bool = True
 
     @property
     def left(self) -> int:
@@ -93,6 +93,7 @@ class Copy:
         self._sinks = sinks
         self._tally = CopyTally(group.tables.values(), watcher)
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._published_bytes = 0
         self._published_heap_bytes = 0
         self._told_full = False
@@ -125,6 +126,7 @@ class Copy:
                 all_of(*(self._fill_lane(lane) for lane in range(lanes))),
                 self._lose_snapshot(),
                 self._report_queued(),
+                self._record(),
             )
         finally:
             await self._holder.stop()
@@ -214,12 +216,10 @@ class Copy:
         self._published_heap_bytes += record.bytes // max(record.ranges, 1)
         self._tally.finish_range(_key(record), task.range_no, report.rows, report.bytes)
         self._changed.set()
-        now = time.monotonic()
-        if not table.left or now - table.recorded_at >= RECORD_INTERVAL_S:
-            table.recorded_at = now
-            if not table.left:
-                table.record = replace(record, state=TableState.PUBLISHED)
-                log.info("table published", table=_key(record), rows=record.published_rows)
+        table.is_recorded = False
+        if not table.left:
+            table.record = replace(record, state=TableState.PUBLISHED)
+            log.info("table published", table=_key(record), rows=record.published_rows)
             await self._put(table)
         self._tally.tell_if_due()
 
@@ -266,7 +266,17 @@ class Copy:
         return False
 
     async def _put(self, table: _Table) -> None:
-        await _insist(lambda: self._group.put_table(table.record))
+        async with self._writing:
+            table.is_recorded = True
+            await _insist(lambda: self._group.put_table(table.record))
+
+    async def _record(self) -> None:
+        """Write the tables' records twice a second, for those who watch the group."""
+        while True:
+            await asyncio.sleep(RECORD_INTERVAL_S)
+            for table in self._tables.values():
+                if not table.is_recorded:
+                    await self._put(table)
 
     async def _lose_snapshot(self) -> None:
         raise await self._holder.broken()

@@ -16,6 +16,7 @@ import uuid
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import structlog
 from psycopg import sql
 
@@ -23,17 +24,15 @@ from pgflo import errors
 from pgflo._core import lsn_format
 from pgflo.broker.names import Names
 from pgflo.broker.records import ColumnRecord, GroupRecord, Phase, TableRecord, TableState
-from pgflo.broker.topology import create_streams
-from pgflo.errors import PgfloError
+from pgflo.broker.topology import create_streams, delete_streams
+from pgflo.errors import PgfloError, describe
 from pgflo.replicator.group import COPY_ONLY, Found, Group
-from pgflo.source import catalog, publication, ranges, slot
+from pgflo.source import catalog, drop, publication, ranges, slot
 from pgflo.source.connection import application_name, connect
 from pgflo.source.snapshot import SnapshotHolder
 from pgflo.source.walsender import WalSender
 
 if TYPE_CHECKING:
-    import psycopg
-
     from pgflo.broker.connection import Broker
     from pgflo.broker.record import Record
     from pgflo.config.settings import ReplicateSettings
@@ -110,6 +109,16 @@ class Creator:
         await walsender.finish()
         return group, holder
 
+    async def undo(self) -> bool:
+        """Remove what a failed `create` has made, as far as source and broker answer."""
+        try:
+            await drop.drop_objects(self._conn, self._names)
+            await delete_streams(self._broker, self._names)
+        except (PgfloError, psycopg.Error) as error:
+            log.warning("an unfinished start is left to be removed by the next", cause=_tell(error))
+            return False
+        return True
+
     async def _announce(self, walsender: WalSender, found: Found | None) -> Group:
         identity = await walsender.identify()
         value = GroupRecord(
@@ -175,6 +184,10 @@ class Creator:
             )
         for oid, table in self._tables.items():
             await group.put_table(_table_record(table, planned[oid], start_lsn))
+
+
+def _tell(error: PgfloError | psycopg.Error) -> str:
+    return error.detail if isinstance(error, PgfloError) else describe(error)
 
 
 def _table_record(

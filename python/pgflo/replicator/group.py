@@ -109,6 +109,24 @@ async def resume(record: Record, found: Found, settings: ReplicateSettings) -> G
     return group
 
 
+def tell_new_tables(group: Group, table_set: TableSet) -> None:
+    """Warn of tables that the settings mean now and the group does not have.
+
+    Partitions made since belong to it: their root is published.
+    """
+    roots = {table.root for table in group.tables.values()} - {None}
+    new = [
+        str(table)
+        for table in table_set.tables
+        if table.oid not in group.tables and table.root not in roots
+    ]
+    if new:
+        log.warning(
+            "tables that match --tables are not part of the group; --restart includes them",
+            tables=", ".join(new),
+        )
+
+
 async def discard(
     conn: psycopg.AsyncConnection[Any], broker: Broker, settings: ReplicateSettings, found: Found
 ) -> None:

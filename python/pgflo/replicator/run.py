@@ -10,7 +10,6 @@ replicator with the error that says what to do.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -36,13 +35,14 @@ from pgflo.replicator.race import first_of
 from pgflo.replicator.retention import Retention
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
+from pgflo.replicator.waits import Waits
 from pgflo.source.connection import application_name, connect, failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgflo.broker.connection import Broker
-    from pgflo.config.settings import ReplicateSettings, RetrySettings
+    from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.progress import CopyProgress
     from pgflo.source.snapshot import SnapshotHolder
 
@@ -96,6 +96,8 @@ class Replicator:
         self._conninfo = settings.source.conninfo.get_secret_value()
         self._restart = settings.restart
         self._target_lsn: int | None = None
+        self._waits = Waits(settings.retry)
+        self._abandoned = False
 
     async def run(self) -> None:
         """Take the lease, then make or resume the group and work on it."""
@@ -110,10 +112,11 @@ class Replicator:
         lease = await Lease.acquire(record, "replicator", wait=False)
         try:
             await first_of(self._work(record), self._lose(lease))
-        except psycopg.Error as error:
-            raise failure(error, "the source failed") from error
         finally:
             await lease.release()
+            if self._abandoned and not await record.sinks():
+                # A group whose first start failed was never there.
+                await record.destroy()
 
     async def _examine_new(self) -> None:
         async with await connect(self._conninfo, purpose=self._name("check")) as conn:
@@ -128,21 +131,25 @@ class Replicator:
         )
 
     async def _work(self, record: Record) -> None:
-        waits = _Waits(self._settings.retry)
-        for attempt in range(1, COPY_ATTEMPTS + 1):
-            group, holder = await self._open_group(record)
-            waits.started()
+        """Open the group and replicate, again after what time can heal."""
+        lost_copies = 0
+        while not self._stop.is_set():
             try:
-                return await self._replicate(group, holder)
+                opened = await first_of(self._open_group(record), self._stop.wait())
+                if not isinstance(opened, tuple):
+                    return
+                self._waits.started()
+                await self._replicate(*opened)
+            except psycopg.Error as error:
+                problem = failure(error, "the source failed")
             except PgfloError as error:
-                lost = error.kind in (errors.COPY_BROKEN, errors.TABLE_REWRITTEN)
-                if not lost or attempt == COPY_ATTEMPTS:
-                    raise
-                log.warning("the copy starts over", cause=error.detail)
-                await waits.wait(error, self._stop)
-                if self._stop.is_set():
-                    return None
-        return None
+                problem = error
+            else:
+                return
+            lost_copies += problem.kind is errors.COPY_BROKEN
+            if lost_copies >= COPY_ATTEMPTS:
+                raise problem
+            await self._waits.wait(problem, self._stop)
 
     async def _open_group(self, record: Record) -> tuple[Group, SnapshotHolder | None]:
         """Resume the group that is there, or make a new incarnation."""
@@ -155,14 +162,20 @@ class Replicator:
                 groups.check_mode(found.value, settings.mode)
             table_set = await groups.examine(conn, settings, known=not begins)
             if found is not None and not begins:
-                return await groups.resume(record, found, settings), None
+                group = await groups.resume(record, found, settings)
+                groups.tell_new_tables(group, table_set)
+                return group, None
             if found is None:
                 await groups.refuse_orphan(conn, settings)
             else:
                 await groups.discard(conn, self._broker, settings, found)
             creator = Creator(conn, self._broker, record, settings, table_set)
-            created = await creator.create(found)
-            self._restart = False
+            try:
+                created = await creator.create(found)
+            except (PgfloError, psycopg.Error):
+                self._abandoned = found is None and await creator.undo()
+                raise
+            self._restart = self._abandoned = False
             return created
 
     async def _replicate(self, group: Group, holder: SnapshotHolder | None) -> None:
@@ -214,7 +227,7 @@ class Replicator:
         ledger = Ledger(
             ConfirmAfter(settings.confirm_after), settings.broker_sync_horizon_s, time.monotonic
         )
-        waits = _Waits(settings.retry)
+        waits = self._waits
         while not self._stop.is_set():
             opened_at = time.monotonic()
             try:
@@ -258,44 +271,3 @@ class Replicator:
 async def _run_then_set(copy: Copy, copied: asyncio.Event) -> None:
     await copy.run()
     copied.set()
-
-
-class _Waits:
-    """Growing, jittered waits between attempts; nothing is tried again before the first success."""
-
-    def __init__(self, settings: RetrySettings) -> None:
-        self._settings = settings
-        self._attempts = 0
-        self._has_started = False
-
-    def started(self) -> None:
-        """Note that it worked once: from now on time may heal."""
-        self._has_started = True
-
-    def calm(self) -> None:
-        """Note a long time without trouble."""
-        self._attempts = 0
-
-    async def wait(self, error: PgfloError, stop: asyncio.Event) -> None:
-        """Wait before the next attempt, or until `stop`; raise what waiting cannot heal."""
-        self._attempts += 1
-        limit = self._settings.max_attempts
-        if not error.can_heal or not self._has_started or (limit and self._attempts > limit):
-            raise error
-        longest_s = min(
-            self._settings.max_wait_s,
-            self._settings.initial_wait_s * 2 ** min(self._attempts - 1, 20),
-        )
-        wait_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter, not a secret
-        log.warning(
-            "trying again",
-            cause=error.detail,
-            kind=error.kind.code,
-            wait_s=round(wait_s, 1),
-            attempt=self._attempts,
-        )
-        try:
-            async with asyncio.timeout(wait_s):
-                await stop.wait()
-        except TimeoutError:
-            return

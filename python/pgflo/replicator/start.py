@@ -18,17 +18,24 @@ from pgflo._core import lsn_format, lsn_parse
 from pgflo.broker.topology import envelope_at
 from pgflo.errors import PgfloError
 from pgflo.source import publication, slot
+from pgflo.source.connection import application_name, connect
+from pgflo.source.walsender import WalSender
 
 if TYPE_CHECKING:
     import psycopg
 
     from pgflo.broker.connection import Broker
     from pgflo.broker.topology import StoredEnvelope
+    from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.group import Group
+    from pgflo.replicator.ledger import Ledger
     from pgflo.source.slot import SlotState
     from pgflo.source.walsender import SystemIdentity
 
 log = structlog.get_logger("pgflo.replicator")
+
+STATUS_INTERVAL_S = 10.0
+"""Longest time between two status messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,55 @@ async def starting_point(broker: Broker, group: Group, last: StoredEnvelope | No
             return origin
         header = whole.header
     return StartPoint((header.commit_lsn, header.ordinal), header.end_lsn)
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A walsender that streams from `start` on."""
+
+    walsender: WalSender
+    start: StartPoint
+    status_interval_s: float
+    target_lsn: int | None
+
+
+async def connect_source(
+    group: Group,
+    settings: ReplicateSettings,
+    ledger: Ledger,
+    start: StartPoint,
+    target_lsn: int | None,
+) -> Connected:
+    """Connect, check everything, tell the ledger where the slot stands, and start to stream.
+
+    `target_lsn` is where to end, if an earlier connection found that out already. Raises
+    `PgfloError`.
+    """
+    conninfo = settings.source.conninfo.get_secret_value()
+    walsender = await WalSender.open(conninfo, settings.group)
+    try:
+        identity = await walsender.identify()
+        async with await connect(
+            conninfo, purpose=application_name(settings.group, "check")
+        ) as conn:
+            found = await check_source(conn, identity, group, start)
+            interval_s = await _status_interval_s(conn)
+            if target_lsn is None:
+                target_lsn = await until_lsn(conn, settings.until, once=settings.once)
+        ledger.begin(confirmed_lsn=found.confirmed_lsn, published_lsn=start.end_lsn)
+        await walsender.start(
+            group.value.slot, group.value.publications, start.end_lsn, group.value.options
+        )
+    except BaseException:
+        await walsender.finish()
+        raise
+    log.info(
+        "streaming",
+        group=settings.group,
+        start_lsn=lsn_format(start.end_lsn),
+        confirmed_lsn=lsn_format(found.confirmed_lsn),
+    )
+    return Connected(walsender, start, interval_s, target_lsn)
 
 
 async def check_source(
@@ -116,12 +172,12 @@ async def until_lsn(
     return lsn_parse(row[0])
 
 
-async def status_interval_s(conn: psycopg.AsyncConnection[Any], longest_s: float) -> float:
-    """Give how often a status must be sent: a third of wal_sender_timeout, `longest_s` at most."""
+async def _status_interval_s(conn: psycopg.AsyncConnection[Any]) -> float:
+    """Give how often a status must be sent: three times per wal_sender_timeout."""
     row = await (
         await conn.execute(
             "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
         )
     ).fetchone()
     timeout_ms = row[0] if row else 0
-    return min(longest_s, timeout_ms / 3000) if timeout_ms > 0 else longest_s
+    return min(STATUS_INTERVAL_S, timeout_ms / 3000) if timeout_ms > 0 else STATUS_INTERVAL_S

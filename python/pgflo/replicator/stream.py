@@ -7,9 +7,7 @@ not published is read again by the next connection.
 Two tasks share the session. The intake reads, assembles and publishes; it stops reading while the
 broker takes no more (back-pressure), and cuts an envelope when the source has nothing more at the
 moment. The talk sends status messages, also while the intake waits, which is all the server needs
-to stay. A server that shuts down asks for an answer again and again at the same LSN, until all is
-confirmed or the client is gone: then what is in flight is finished and the session left, so that
-the server can stop.
+to stay. When the server wants to shut down, what is in flight is finished and the session left.
 """
 
 from __future__ import annotations
@@ -22,15 +20,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pgflo import _core
-from pgflo._core import lsn_format
+from pgflo import _core, errors
+from pgflo._core import CoreError, lsn_format
 from pgflo.broker.publisher import ChangePublisher
 from pgflo.broker.topology import create_streams
 from pgflo.errors import PgfloError
+from pgflo.replicator.confirmation import Confirmation
 from pgflo.replicator.race import first_of
-from pgflo.replicator.start import check_source, starting_point, status_interval_s, until_lsn
-from pgflo.source.connection import application_name, connect
-from pgflo.source.walsender import WalSender
+from pgflo.replicator.start import connect_source, starting_point
 
 if TYPE_CHECKING:
     from pgflo._core import Envelope
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
     from pgflo.replicator.group import Group
     from pgflo.replicator.ledger import Ledger
     from pgflo.replicator.sinks import Sinks
-    from pgflo.replicator.start import StartPoint
+    from pgflo.replicator.start import Connected, StartPoint
 
 log = structlog.get_logger("pgflo.replicator")
 
@@ -62,13 +59,6 @@ ones a second. What is left of it after a read is waited for before the next one
 TALK_INTERVAL_S = 1.0
 """How often confirmations are computed; a status goes out when there is one, or when it is due."""
 
-STATUS_INTERVAL_S = 10.0
-"""Longest time between two status messages."""
-
-SHUTDOWN_REQUESTS = 3
-"""A running server asks once and waits; one that shuts down asks again after every answer."""
-
-SHUTDOWN_WINDOW_S = 2.0
 FINISH_IN_FLIGHT_S = 10.0
 """Seconds to finish what is in flight when asked to stop."""
 
@@ -99,32 +89,24 @@ class Session:
 
     def __init__(
         self,
-        group: Group,
         ledger: Ledger,
         sinks: Sinks,
-        walsender: WalSender,
+        connected: Connected,
         publisher: ChangePublisher,
         assembler: _core.Assembler,
-        *,
-        interval_s: float,
-        target_lsn: int | None,
     ) -> None:
-        self._group = group
         self._ledger = ledger
-        self._sinks = sinks
-        self._walsender = walsender
+        self._walsender = connected.walsender
         self._publisher = publisher
         self._assembler = assembler
-        self._interval_s = interval_s
-        self.target_lsn = target_lsn
+        self._interval_s = connected.status_interval_s
+        self._confirmation = Confirmation(ledger, sinks, self._walsender, self._interval_s)
+        self.target_lsn = connected.target_lsn
         self._wake = asyncio.Event()
         self._leaving = False
         self._cut_at = 0.0
         self._pending_since: float | None = None
         self._stored_at = time.monotonic()
-        self._told_at = 0.0
-        self._requests: list[float] = []
-        self._requests_lsn = 0
         publisher.on_stored = self._on_stored
 
     @classmethod
@@ -148,42 +130,11 @@ class Session:
         )
         try:
             start = await starting_point(broker, group, publisher.last)
-            conninfo = settings.source.conninfo.get_secret_value()
-            walsender = await WalSender.open(conninfo, settings.group)
-            try:
-                identity = await walsender.identify()
-                purpose = application_name(settings.group, "check")
-                async with await connect(conninfo, purpose=purpose) as conn:
-                    slot = await check_source(conn, identity, group, start)
-                    interval_s = await status_interval_s(conn, STATUS_INTERVAL_S)
-                    if target_lsn is None:
-                        target_lsn = await until_lsn(conn, settings.until, once=settings.once)
-                ledger.begin(confirmed_lsn=slot.confirmed_lsn, published_lsn=start.end_lsn)
-                await walsender.start(
-                    group.value.slot, group.value.publications, start.end_lsn, group.value.options
-                )
-            except BaseException:
-                await walsender.finish()
-                raise
+            connected = await connect_source(group, settings, ledger, start, target_lsn)
         except BaseException:
             await publisher.close()
             raise
-        log.info(
-            "streaming",
-            group=settings.group,
-            start_lsn=lsn_format(start.end_lsn),
-            confirmed_lsn=lsn_format(slot.confirmed_lsn),
-        )
-        return cls(
-            group,
-            ledger,
-            sinks,
-            walsender,
-            publisher,
-            _assembler(group, broker, start),
-            interval_s=interval_s,
-            target_lsn=target_lsn,
-        )
+        return cls(ledger, sinks, connected, publisher, _assembler(group, broker, start))
 
     async def run(self, stop: asyncio.Event) -> Ending:
         """Stream until the end. Raises `PgfloError` when source or broker fail.
@@ -202,17 +153,12 @@ class Session:
         finally:
             await self._part(polite=ending is not None)
 
-    @property
-    def published_lsn(self) -> int:
-        """End of the last commit in the change stream."""
-        return self._ledger.published_lsn
-
     async def _intake(self) -> Ending:
         while not self._leaving:
             block, more = self._walsender.drain(BLOCK_BYTES)
             if block:
                 await self._take(block)
-                if self._server_stops():
+                if self._confirmation.answer(self._assembler):
                     await self._let_server_stop()
                     return Ending.SERVER_STOPS
                 if self.target_lsn is not None and self._ledger.published_lsn >= self.target_lsn:
@@ -226,7 +172,13 @@ class Session:
     async def _take(self, block: bytes) -> None:
         """Assemble and publish one block."""
         assembler = self._assembler
-        envelopes = assembler.feed(block)
+        try:
+            envelopes = assembler.feed(block)
+        except CoreError as error:
+            raise PgfloError(
+                errors.SOURCE_MALFORMED,
+                f"after {lsn_format(assembler.end_lsn)} the source sent what cannot be: {error}",
+            ) from error
         self._ledger.receive(max(assembler.received_lsn, assembler.end_lsn))
         if envelopes:
             self._pending_since = None
@@ -292,24 +244,12 @@ class Session:
         if self.target_lsn is not None:
             self._wake.set()
 
-    def _server_stops(self) -> bool:
-        """Answer a request for a status; True when they come as from a server that shuts down."""
-        if not self._assembler.take_reply_request():
-            return False
-        self._tell()
-        now = time.monotonic()
-        if self._assembler.keepalive_lsn != self._requests_lsn:
-            self._requests_lsn = self._assembler.keepalive_lsn
-            self._requests.clear()
-        self._requests = [at for at in self._requests if now - at < SHUTDOWN_WINDOW_S] + [now]
-        return len(self._requests) >= SHUTDOWN_REQUESTS
-
     async def _let_server_stop(self) -> None:
-        log.warning("the source shuts down; leaving", lsn=lsn_format(self._requests_lsn))
+        assembler, lsn = self._assembler, self._confirmation.stop_lsn
+        log.warning("the source shuts down; leaving", lsn=lsn_format(lsn))
         try:
             async with asyncio.timeout(FINISH_FOR_SERVER_S):
                 await self._cut()
-                assembler, lsn = self._assembler, self._requests_lsn
                 idle = not (assembler.pending_bytes or assembler.in_transaction)
                 if idle and lsn > self._ledger.published_lsn and lsn >= assembler.end_lsn:
                     await self._publish(assembler.watermark(lsn))
@@ -333,32 +273,20 @@ class Session:
     async def _talk(self) -> Ending:
         """Send status messages; give `STALLED` when the broker has taken nothing for too long."""
         while True:
-            self._ledger.commit_by_sinks(self._sinks.end_lsn)
-            before_lsn = self._ledger.confirmed_lsn
-            due = time.monotonic() - self._told_at >= self._interval_s
-            waits = self.target_lsn is not None and self._ledger.received_lsn < self.target_lsn
-            if self._ledger.confirm() != before_lsn or due or waits:
-                self._tell(ask=waits)
+            target_lsn = self.target_lsn
+            ask = target_lsn is not None and self._ledger.received_lsn < target_lsn
+            self._confirmation.update(ask=ask)
             self._wake.set()
             if self._publisher.in_flight_bytes and self._stored_at + STALL_S < time.monotonic():
                 log.warning("the broker takes nothing; letting the source go until it does")
                 return Ending.STALLED
             await asyncio.sleep(min(TALK_INTERVAL_S, self._interval_s))
 
-    def _tell(self, *, ask: bool = False) -> None:
-        self._told_at = time.monotonic()
-        self._walsender.send_status(
-            received_lsn=self._ledger.received_lsn,
-            confirmed_lsn=self._ledger.confirm(),
-            ask=ask,
-        )
-
     async def _part(self, *, polite: bool) -> None:
         """Say what is safe for the last time, free the slot, close the publisher."""
         if polite:
-            self._ledger.commit_by_sinks(self._sinks.end_lsn)
             try:
-                self._tell()
+                self._confirmation.say_last()
             except PgfloError as error:
                 log.debug("no last status", cause=error.detail)
         await self._walsender.finish()

@@ -162,7 +162,7 @@ async def resolve(conn: psycopg.AsyncConnection[Any], settings: SourceSettings) 
             identity=row.identity,
             insert_only=choice.is_insert_only(row),
             may_read=row.may_read,
-            may_publish=row.may_publish,
+            may_publish=row.may_publish and choice.may_publish_root(row),
         )
         for row in choice.leaves
     }
@@ -227,6 +227,11 @@ class _Choice:
         """Give schema and name of a partitioned table; None for 0."""
         row = self._by_oid.get(root_oid)
         return (row.schema, row.name) if row else None
+
+    def may_publish_root(self, row: Any) -> bool:  # noqa: ANN401 - a namedtuple of the query
+        """Whether the partitioned table above, if any, may be published as well."""
+        root = self._by_oid.get(row.root_oid)
+        return root is None or root.may_publish
 
     def is_insert_only(self, row: Any) -> bool:  # noqa: ANN401 - a namedtuple of the query
         """Whether the table, or one above it, is for inserts and truncates only."""
