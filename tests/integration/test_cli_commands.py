@@ -78,6 +78,7 @@ def test_status_tells_phase_positions_lag_and_the_copy_of_each_table(running: Pi
     assert with_source["slot_active"] is True
     assert with_source["wal_status"] == "reserved"
     assert with_source["retained_bytes"] >= 0
+    assert status(running, "--source", "host=127.0.0.1 port=1 dbname=x")["source"] is None
 
 
 def test_status_sees_a_sink_fall_behind_and_catch_up(running: Pipeline) -> None:

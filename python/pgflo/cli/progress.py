@@ -41,14 +41,13 @@ def shown(group: str, *, color: bool) -> Iterator[Callable[[CopyProgress], None]
 
     console = Console(stderr=True, highlight=False, no_color=not color or None)
     live = Live(console=console, auto_refresh=False, transient=True)
-    started = time.monotonic()
 
     def update(progress: CopyProgress) -> None:
         if progress.finished:
             live.stop()
             return
         live.start()
-        live.update(draw(progress, time.monotonic() - started), refresh=True)
+        live.update(draw(progress), refresh=True)
 
     try:
         yield update
@@ -79,7 +78,7 @@ class Lines:
         )
 
 
-def draw(progress: CopyProgress, elapsed_s: float) -> RenderableType:
+def draw(progress: CopyProgress) -> RenderableType:
     """Draw the tables at work, then those that wait, then those that are done."""
     from rich.console import Group
     from rich.table import Table
@@ -102,6 +101,8 @@ def draw(progress: CopyProgress, elapsed_s: float) -> RenderableType:
     rows = sum(one.rows for one in progress.tables)
     done = sum(_done(one) for one in progress.tables)
     rest = len(ordered) - SHOWN_TABLES
+    now = time.monotonic()
+    elapsed_s = now - min((one.started_at or now for one in ordered), default=now)
     foot = (
         f"{_percent(progress)} %  {done} of {len(ordered)} tables"
         f"{f' ({rest} not shown)' if rest > 0 else ''}  {rows:,} rows"

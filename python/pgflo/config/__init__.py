@@ -1,5 +1,5 @@
 """Settings: what the user typed, as frozen, checked models.
 
-Upstream: `pgflo.cli` collects flags, environment and the configuration file. Downstream: every
-package takes one of the models of `settings` and reads neither files nor the environment itself.
+`option` what an option is · `options` the table of them · `file` the configuration file ·
+`settings` the models that every package takes; none of them reads files or the environment itself.
 """

@@ -4,74 +4,16 @@ Upstream: nothing; this is where a new option starts. Downstream: `pgflo.cli` ma
 the rows, `pgflo.config.file` knows keys by them, `pgflo run` hands its children settings by them.
 Invariant: every option has one name in three spellings: `--nats-url`, PG_FLO_NATS_URL, and
 `nats-url:` in a file, where it may also stand in its section (`nats: {url: …}`).
-Neither click nor pydantic is imported here, so that `--help` stays quick.
+The last part groups the options as the commands take them.
 """
 
 from __future__ import annotations
 
-import enum
 import os
-from dataclasses import dataclass
 
-ENV_PREFIX = "PG_FLO_"
+from pgflo.config.option import Option, Type
 
-
-class Type(enum.Enum):
-    """What the text of an option means."""
-
-    TEXT = "text"
-    HIDDEN = "hidden"
-    """Never shown; `file:///run/secrets/x` stands for that file's content."""
-    INTEGER = "integer"
-    SWITCH = "switch"
-    CHOICE = "choice"
-    SIZE = "size"
-    """Bytes: `64MB`, `10GB`; a factor is 1024."""
-    DURATION = "duration"
-    """Seconds: `500ms`, `150s`, `10m`, `1h`."""
-    PATH = "path"
-    PATTERNS = "patterns"
-    """Comma-separated names of tables, quoted as in SQL where odd."""
-    GROUP = "group"
-    SINK = "sink"
-    UNTIL = "until"
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option. `section` and `key` tell where it stands in the nested form of a file.
-
-    `least` and `most` bound integers and sizes (in bytes); the models of `settings` check the same.
-    """
-
-    name: str
-    help: str
-    type: Type = Type.TEXT
-    default: str | int | None = None
-    choices: tuple[str, ...] = ()
-    short: str | None = None
-    section: str | None = None
-    key: str | None = None
-    in_file: bool = True
-    metavar: str | None = None
-    least: int | None = None
-    most: int | None = None
-
-    @property
-    def flag(self) -> str:
-        """The spelling on the command line."""
-        return f"--{self.name}"
-
-    @property
-    def parameter(self) -> str:
-        """The spelling in Python."""
-        return self.name.replace("-", "_")
-
-    @property
-    def env(self) -> str:
-        """The spelling in the environment."""
-        return ENV_PREFIX + self.name.upper().replace("-", "_")
-
+__all__ = ["ALL", "BY_NAME", "SECTIONS", "Option", "Type"]
 
 CORES = os.cpu_count() or 1
 

@@ -15,6 +15,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from pgflo import _core
 from pgflo.broker import topology
 from pgflo.broker.names import Names
@@ -24,6 +26,8 @@ from pgflo.errors import GROUP_UNKNOWN, PgfloError
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.record import GroupRecord, Record, SinkRecord, TableRecord
+
+log = structlog.get_logger("pgflo.status")
 
 POSTGRES_EPOCH_S = 946_684_800
 """2000-01-01 in seconds since 1970."""
@@ -103,7 +107,10 @@ class Snapshot:
 
 
 async def gather(broker: Broker, record: Record, source_conninfo: str | None) -> Snapshot:
-    """Read everything once. Raises GROUP_UNKNOWN, and what broker and source raise."""
+    """Read everything once. Raises GROUP_UNKNOWN, and what the broker raises.
+
+    A source that cannot be asked is logged and left out.
+    """
     found = await record.group()
     if found is None:
         raise PgfloError(
@@ -114,7 +121,13 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
         )
     group = found[0]
     names = Names(record.group_name, uuid.UUID(group.incarnation))
-    source = await _source(source_conninfo, names) if source_conninfo is not None else None
+    source = None
+    if source_conninfo is not None:
+        try:
+            source = await _source(source_conninfo, names)
+        except PgfloError as error:
+            # What the broker knows is worth seeing most of all when the source is away.
+            log.warning("the source is left out", kind=error.kind.code, why=error.detail)
     stream = await _stream(broker, names)
     head_lsn = source.current_lsn if source else stream.end_lsn if stream else None
     sinks = await record.sinks()
