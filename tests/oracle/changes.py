@@ -37,9 +37,11 @@ Position: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class Change:
-    """One counted change with the definition of every relation it speaks of, as of its place."""
+    """One counted change, its transaction, the relations it speaks of as defined at its place."""
 
     position: Position
+    begin: Begin
+    origin: Origin | None
     relations: tuple[Relation, ...]
     message: Insert | Update | Delete | Truncate | LogicalMessage
 
@@ -56,6 +58,7 @@ class Reading:
     commit_time_us: int = 0
     relations: dict[int, Relation] = field(default_factory=dict)
     open: Begin | None = None
+    origin: Origin | None = None
     ordinal: int = 0
 
     def read(self, message: Message) -> None:
@@ -67,7 +70,9 @@ class Reading:
                 self._commit(message)
             case Relation():
                 self.relations[message.oid] = message
-            case Origin() | Type():
+            case Origin():
+                self._origin(message)
+            case Type():
                 pass
             case LogicalMessage(transactional=False):
                 pass
@@ -77,9 +82,14 @@ class Reading:
     def _begin(self, begin: Begin) -> None:
         if self.open is not None:
             raise MalformedError("a transaction begins inside another")
-        self.open, self.ordinal = begin, 0
+        self.open, self.ordinal, self.origin = begin, 0, None
         if self.carried is not None and self.carried[0] == begin.final_lsn:
             self.ordinal = self.carried[1]
+
+    def _origin(self, origin: Origin) -> None:
+        if self.open is None:
+            raise MalformedError("an origin outside a transaction")
+        self.origin = origin
 
     def _commit(self, commit: Commit) -> None:
         if self.open is None or self.open.final_lsn != commit.commit_lsn:
@@ -96,7 +106,7 @@ class Reading:
         relations = tuple(self._relation(oid) for oid in _oids(message))
         if here > self.position:
             self.position = here
-            self.changes.append(Change(here, relations, message))
+            self.changes.append(Change(here, self.open, self.origin, relations, message))
 
     def _relation(self, oid: int) -> Relation:
         known = self.relations.get(oid)

@@ -82,6 +82,8 @@ def test_every_envelope_keeps_its_limits_and_its_header_agrees_with_its_attribut
         parsed = parse(envelope.data)
         header = _core.read_header(envelope.data)
         assert len(parsed.body) <= limits["max_body_bytes"]
+        # Only a change that does not fit alone comes in parts.
+        assert parsed.parts == 1 or parsed.changes == 1
         assert (envelope.commit_lsn, envelope.ordinal) == parsed.position
         assert (header.prev_commit_lsn, header.prev_ordinal) == parsed.prev
         assert (header.commit_lsn, header.ordinal) == parsed.position
