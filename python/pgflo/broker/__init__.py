@@ -1,7 +1,8 @@
 """The broker: everything pgflo says to NATS JetStream.
 
-In the order in which they build on each other: `address`, `attempts`, `connection` one checked
-connection · `names` of streams, subjects, slots · `stored`, `topology`, `steady`, `room` the
-streams and what is in them · `acknowledgement`, `window`, `publisher`, `lane_publisher` envelopes in ·
-`delivery`, `pull`, `consumer` envelopes out · `records`, `record`, `lease` the group's record.
+In the order in which they build on each other:
+`address`, `attempts`, `connection`: one checked connection;
+`names` of streams, subjects, slots; `stored`, `topology`, `steady`, `room`: streams and content;
+`acknowledgement`, `window`, `publisher`, `lane_publisher`: envelopes in;
+`delivery`, `pull`, `consumer`: envelopes out; `records`, `record`, `lease`: the group's record.
 """
