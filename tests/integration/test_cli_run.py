@@ -266,7 +266,7 @@ def test_once_under_run_means_what_the_source_had_however_late_it_is_published(
 
 
 def test_replicate_that_ends_keeps_its_own_broker_until_the_worker_has_everything(
-    source: Database, target: Database, start: Callable[..., Command], tmp_path: Path
+    source: Database, target: Database, start: Callable[..., Command]
 ) -> None:
     fill(source, target)
     replicate = start("replicate", "--group", GROUP, "--copy", PG_FLO_SOURCE=source.dsn)
