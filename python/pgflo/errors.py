@@ -1,9 +1,9 @@
-"""Every way in which pgflo stops: one table of kinds, with exit code, retry rule and the operator's next step.
+"""Every way in which pgflo stops: kinds with exit code, retry rule and the operator's next step.
 
-Upstream: every package raises `PgfloError` with a kind from here. Downstream: the command line prints
-kind, detail and hint and exits with the kind's code; retry loops ask `kind.retry`.
-Invariant: codes are unique, every hint names a setting or a command, and no text carries a row value
-or a password.
+Upstream: every package raises `PgfloError` with a kind from here. Downstream: the command line
+prints kind, detail and hint and exits with the kind's code; retry loops ask `kind.retry`.
+Invariant: codes are unique, every hint names a setting or a command, and no text carries a row
+value or a password.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Retry(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A class of failure. `code` is stable and appears in logs, `--json` output and the documentation."""
+    """A class of failure. `code` is stable: logs and `--json` output show it."""
 
     code: str
     exit_code: Exit
@@ -74,7 +74,7 @@ class PgfloError(Exception):
 
 
 def describe(error: psycopg.Error) -> str:
-    """Tell a server error by SQLSTATE, condition and object names: its message may quote row values.
+    """Tell a server error by SQLSTATE, condition and object names: its text may quote row values.
 
     Connection failures have no SQLSTATE; their text comes from libpq and names host and port only.
     """
@@ -155,7 +155,7 @@ SERVER_START = Kind(
     "embedded.start",
     Exit.INTERNAL,
     Retry.OPERATOR,
-    "Read the server's log named above; PG_FLO_PG_BIN and PG_FLO_NATS_SERVER choose other programs.",
+    "Read the log named above; PG_FLO_PG_BIN and PG_FLO_NATS_SERVER choose other programs.",
 )
 
 BINARY_TOO_OLD = Kind(
@@ -174,7 +174,7 @@ SERVER_STOP = Kind(
     "embedded.stop",
     Exit.INTERNAL,
     Retry.OPERATOR,
-    "Read the server's log named above; PG_FLO_PG_BIN and PG_FLO_NATS_SERVER choose other programs.",
+    "Read the log named above; PG_FLO_PG_BIN and PG_FLO_NATS_SERVER choose other programs.",
 )
 
 # --- source --------------------------------------------------------------------------------------
@@ -458,13 +458,13 @@ SINK_INTERRUPTED = Kind(
     "sink.interrupted",
     Exit.SINK,
     Retry.BACKOFF,
-    "The destination broke the transaction off; `SELECT * FROM pg_stat_activity` and its log tell why.",
+    "The destination broke it off; `SELECT * FROM pg_stat_activity` and its log tell why.",
 )
 SINK_READ_ONLY = Kind(
     "sink.read_only",
     Exit.SINK,
     Retry.BACKOFF,
-    "Point --target at the primary; target_session_attrs=read-write in --target finds it among several.",
+    "Point --target at the primary; target_session_attrs=read-write finds it among several.",
 )
 SINK_AUTH = Kind(
     "sink.auth",
@@ -501,7 +501,7 @@ SINK_NOT_EMPTY = Kind(
     "sink.not_empty",
     Exit.SINK,
     Retry.OPERATOR,
-    "TRUNCATE the tables yourself, or say --target-not-empty truncate, or append to keep their rows.",
+    "TRUNCATE the tables, or say --target-not-empty truncate, or append to keep their rows.",
 )
 SINK_REFUSED = Kind(
     "sink.refused",
@@ -526,5 +526,5 @@ SINK_LATE = Kind(
     "sink.late",
     Exit.SINK,
     Retry.OPERATOR,
-    "The stream no longer holds what this sink needs first; copy anew: `pgflo replicate --restart`.",
+    "The stream no longer holds its start; copy anew: `pgflo replicate --restart`.",
 )

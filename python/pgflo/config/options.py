@@ -222,7 +222,12 @@ EPOCH_BYTES = Option(
     "epoch-bytes", "Changes applied in one transaction.", Type.SIZE, default="16MB", least=64 * 1024
 )
 BATCH_SIZE = Option(
-    "batch-size", "Most changes in one transaction, in rows.", Type.INTEGER, metavar="ROWS", least=1
+    "batch-size",
+    "Changes after which a transaction ends.",
+    Type.INTEGER,
+    default="2000",
+    metavar="ROWS",
+    least=1,
 )
 COPY_WRITERS = Option(
     "copy-writers",

@@ -44,6 +44,11 @@ DEFAULT_BROKER_SYNC_HORIZON_S = 150.0
 DEFAULT_EPOCH_BYTES = 16 * MIB
 """Changes applied in one destination transaction when the worker is behind."""
 
+DEFAULT_BATCH_ROWS = 2_000
+"""Changes after which a destination transaction ends at the next commit. A row that is changed
+often has a version for each change until then, and every further change walks past them all:
+240,000 changes of pgbench took 61 s in transactions of 16 MB, 12 s in ones of one envelope."""
+
 GroupName = Annotated[str, StringConstraints(pattern=rf"^{GROUP_PATTERN}$")]
 SinkName = Annotated[str, StringConstraints(pattern=rf"^{SINK_PATTERN}$")]
 
@@ -136,7 +141,7 @@ class WorkerSettings(Settings):
     nats: NatsSettings = NatsSettings()
     retry: RetrySettings = RetrySettings()
     epoch_bytes: int = Field(default=DEFAULT_EPOCH_BYTES, ge=64 * KIB)
-    batch_rows: int | None = Field(default=None, ge=1)
+    batch_rows: int = Field(default=DEFAULT_BATCH_ROWS, ge=1)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
     once: bool = False

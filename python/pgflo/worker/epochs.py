@@ -69,7 +69,7 @@ class Epochs:
         position: tuple[int, int],
         *,
         epoch_bytes: int,
-        epoch_changes: int | None,
+        epoch_changes: int,
         is_start: bool,
     ) -> None:
         """Continue behind `position`, where a commit (or the start of the group) is."""
@@ -139,9 +139,7 @@ class Epochs:
         return Cut(units, commits=closed > 0)
 
     def _exceeds(self, size_bytes: int, changes: int) -> bool:
-        return size_bytes >= self._epoch_bytes or (
-            self._epoch_changes is not None and changes >= self._epoch_changes
-        )
+        return size_bytes >= self._epoch_bytes or (changes >= self._epoch_changes)
 
     def _check(self, header: Header) -> None:
         if header.incarnation != self._incarnation.bytes:

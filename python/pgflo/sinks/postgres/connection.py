@@ -63,6 +63,10 @@ PINNED_SETTINGS: Mapping[str, str] = {
     # Just-in-time compilation costs 60-140 ms per statement, planning anew costs it per change.
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
+    # A small table that is updated all the time is mostly dead rows: its key's index finds the live
+    # one at once, a scan reads them all (measured: 11 against 23 µs per change of pgbench).
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
     # Set per role or database, these would end a long transaction that is working as it should.
     "statement_timeout": "0",
     "lock_timeout": "0",
