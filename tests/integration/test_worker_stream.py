@@ -13,6 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.fix_changes import Changes, table_rows
 
 from pgflo import _core, errors
+from pgflo.broker.records import Phase
+from pgflo.broker.topology import delete_group
 from pgflo.errors import PgfloError
 from pgflo.worker import dispatcher
 
@@ -221,6 +223,9 @@ async def test_a_commit_whose_answer_is_lost_is_not_applied_twice(
     proxy = tcp_proxy("127.0.0.1", port_of(target))
     stream.through(proxy.port)
     async with stream.worker() as task:
+        stream.log(-1)
+        await stream.publish(stream.changes.envelopes())
+        await stream.caught_up(task)
         for number in range(5):
             lost = proxy.drop_responses_matching(lambda data: b"COMMIT\0" in data)
             stream.log(number)
@@ -251,6 +256,39 @@ async def test_until_ends_at_the_lsn_and_leaves_the_rest(stream: Stream) -> None
     assert stream.target.rows("SELECT n FROM log ORDER BY n") == [(0,), (1,)]
     await stream.run_to_end(until="now")
     assert_equal(stream, "log")
+
+
+async def test_until_ends_where_the_replicator_ended_before(stream: Stream) -> None:
+    make(stream, LOG)
+    stream.log(1)
+    await stream.publish(stream.changes.envelopes())
+    await stream.announce(phase=Phase.DONE, final_lsn=stream.changes.end_lsn)
+    await stream.run_to_end(until="FFFFFFFF/0")
+    assert_equal(stream, "log")
+
+
+async def test_a_group_that_is_dropped_ends_its_worker(stream: Stream) -> None:
+    make(stream, LOG)
+    stream.log(1)
+    await stream.publish(stream.changes.envelopes())
+
+    async def drop_under_a_worker() -> None:
+        async with stream.worker() as task:
+            await stream.caught_up(task)
+            await delete_group(stream.broker, "g")
+            await task
+
+    with pytest.raises(PgfloError) as refused:
+        await drop_under_a_worker()
+    assert refused.value.kind is errors.GROUP_UNKNOWN
+
+
+async def test_a_destination_that_is_away_at_the_start_is_told_at_once(stream: Stream) -> None:
+    stream.through(1)
+    with pytest.raises(PgfloError) as refused:
+        await stream.run_to_end()
+    assert refused.value.kind is errors.SINK_UNREACHABLE
+    assert refused.value.exit_code == errors.Exit.SINK
 
 
 async def test_a_group_begun_anew_is_followed(stream: Stream, source: Database) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pgflo.config.settings import WorkerSettings
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.worker.epochs import Cut
+    from pgflo.worker.group_view import GroupView
     from pgflo.worker.report import Report
 
 log = structlog.get_logger("pgflo.worker")
@@ -48,6 +49,9 @@ DRAIN_S = 20.0
 
 OPEN_LIMIT_S = 60.0
 """How long a transaction may stay open at the destination while nothing more of it comes."""
+
+SLOW_STEP_S = 60.0
+"""An epoch takes the destination a second or less."""
 
 WHOLE_LOOK_S = 1.0
 """Pause between two looks at whether the end of a transaction is in the stream."""
@@ -87,6 +91,7 @@ class Dispatcher:
         to: Destination,
         roots: dict[int, tuple[str, str] | None],
         start_lsn: int,
+        view: GroupView,
         report: Report,
         *,
         whole_only: bool,
@@ -98,6 +103,7 @@ class Dispatcher:
         self._to = to
         self._roots = roots
         self._start_lsn = start_lsn
+        self._view = view
         self._report = report
         self._ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._whole_only = whole_only
@@ -105,6 +111,9 @@ class Dispatcher:
         self._has_open = False
         """A transaction is begun whose end was not sent yet."""
         self._received_at = 0.0
+        self._answered_at = 0.0
+        self._end_lsn = 0
+        """Of what is committed."""
         self._goal: int | None = None
         self._committed_seq = 0
         self._wake = asyncio.Event()
@@ -136,6 +145,8 @@ class Dispatcher:
                 self._acknowledge(consumer),
                 self._reached.wait(),
                 self._watch_open(),
+                self._watch_writer(),
+                self._watch_final(),
                 stop.wait(),
                 _raise(child),
             )
@@ -156,7 +167,8 @@ class Dispatcher:
         self._report.moved(position, ready.end_lsn, 0, 0)
         self._report.phase("streaming")
         self._goal = await goal_lsn(self._settings, self._broker, self._names)
-        self._see_goal(ready.end_lsn)
+        self._end_lsn = ready.end_lsn
+        self._see_goal()
         seq = await locate(self._broker, self._names.changes_stream, position)
         log.info(
             "applying changes",
@@ -202,6 +214,8 @@ class Dispatcher:
                 self._has_open = not cut.commits
                 envelopes = [envelope for unit in cut.units for envelope in unit.envelopes]
                 is_waiting = not self._under_way
+                if is_waiting:
+                    self._answered_at = time.monotonic()
                 self._under_way.append(
                     UnderWay(cut.commits, cut.last, cut.units[-1].seq, cut.commit_time_us)
                 )
@@ -232,12 +246,33 @@ class Dispatcher:
             if self._has_open and not self._under_way and silence_s > OPEN_LIMIT_S:
                 raise RestMissingError
 
+    async def _watch_writer(self) -> NoReturn:
+        """Say so when the destination takes long over a step: somebody may hold a lock there."""
+        while True:
+            await asyncio.sleep(SLOW_STEP_S)
+            seconds = time.monotonic() - self._answered_at
+            if self._under_way and seconds > SLOW_STEP_S:
+                log.warning(
+                    "the destination works on one step for long; pg_stat_activity tells what for",
+                    seconds=round(seconds),
+                    up_to=_core.lsn_format(self._under_way[0].last.commit_lsn),
+                )
+
+    async def _watch_final(self) -> None:
+        """End where the replicator ended by itself, if the ending asked for lies beyond that."""
+        view = await self._view.wait(lambda now: now.group.final_lsn is not None)
+        if self._goal is not None and view.group.final_lsn is not None:
+            self._goal = min(self._goal, view.group.final_lsn)
+            self._see_goal()
+        await asyncio.Event().wait()
+
     def _on_message(self, message: Ready | Done) -> None:
         if isinstance(message, Ready):
             if not self._ready.done():
                 self._ready.set_result(message)
             return
         step = self._under_way.popleft()
+        self._answered_at = time.monotonic()
         if not self._under_way:
             self._idle.set()
         if message.committed:
@@ -247,11 +282,12 @@ class Dispatcher:
                 (last.commit_lsn, last.ordinal), last.end_lsn, step.commit_time_us, message.changes
             )
             self._moved.set()
-            self._see_goal(last.end_lsn)
+            self._end_lsn = last.end_lsn
+            self._see_goal()
         self._wake.set()
 
-    def _see_goal(self, end_lsn: int) -> None:
-        if self._goal is not None and end_lsn >= self._goal:
+    def _see_goal(self) -> None:
+        if self._goal is not None and self._end_lsn >= self._goal:
             self._reached.set()
 
     async def _acknowledge(self, consumer: Consumer) -> None:

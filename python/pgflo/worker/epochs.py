@@ -72,7 +72,11 @@ class Epochs:
         epoch_changes: int,
         is_start: bool,
     ) -> None:
-        """Continue behind `position`, where a commit (or the start of the group) is."""
+        """Continue behind `position`, where a commit (or the start of the group) is.
+
+        An epoch ends at the next commit after either limit. A transaction larger than that is cut
+        by `epoch_bytes` alone: each piece costs a savepoint, and their number is what hurts.
+        """
         self._incarnation = incarnation
         self._place: Place = (*position, True)
         self._is_start = is_start
@@ -81,6 +85,8 @@ class Epochs:
         self._units: deque[Unit] = deque()
         self._bytes = 0
         self._changes = 0
+        self._commits = 0
+        """Units that end where no transaction is open."""
         self._parts: list[bytes] = []
 
     def put(self, data: bytes, seq: int) -> Header:
@@ -107,6 +113,7 @@ class Epochs:
         self._parts.clear()
         self._bytes += size_bytes
         self._changes += header.changes
+        self._commits += not header.transaction_open
         self._place = end
         self._is_start = False
         return header
@@ -114,7 +121,9 @@ class Epochs:
     @property
     def is_full(self) -> bool:
         """Whether an epoch's worth of changes waits."""
-        return self._exceeds(self._bytes, self._changes)
+        return self._bytes >= self._epoch_bytes or (
+            self._commits > 0 and self._changes >= self._epoch_changes
+        )
 
     def cut(self) -> Cut | None:
         """Take out the next epoch: up to the last commit within its limits.
@@ -129,17 +138,15 @@ class Epochs:
             changes += unit.header.changes
             if not unit.header.transaction_open:
                 closed = taken
-            if self._exceeds(size_bytes, changes):
+            if size_bytes >= self._epoch_bytes or (closed and changes >= self._epoch_changes):
                 break
-        if not closed and not self._exceeds(size_bytes, changes):
+        if not closed and size_bytes < self._epoch_bytes:
             return None
         units = tuple(self._units.popleft() for _ in range(closed or taken))
         self._bytes -= sum(unit.size_bytes for unit in units)
         self._changes -= sum(unit.header.changes for unit in units)
+        self._commits -= sum(not unit.header.transaction_open for unit in units)
         return Cut(units, commits=closed > 0)
-
-    def _exceeds(self, size_bytes: int, changes: int) -> bool:
-        return size_bytes >= self._epoch_bytes or (changes >= self._epoch_changes)
 
     def _check(self, header: Header) -> None:
         if header.incarnation != self._incarnation.bytes:

@@ -109,7 +109,9 @@ class Worker:
                 self._whole_only = isinstance(error, RestMissingError)
                 if self._mark() != before:
                     backoff.reset()
-                wait_s = backoff.next_wait_s() if error.can_heal else None
+                # Before the first success somebody is looking on, and may have mistyped a name.
+                can_heal = error.can_heal and self._has_taken_over
+                wait_s = backoff.next_wait_s() if can_heal else None
                 if wait_s is None:
                     raise
                 log.warning(
@@ -136,6 +138,7 @@ class Worker:
                 self._to,
                 {table.oid: table.root for table in group_view.tables.values() if table.root},
                 group_view.group.start_lsn,
+                view,
                 report,
                 whole_only=self._whole_only,
             )
