@@ -267,6 +267,20 @@ class Replicator:
         finally:
             await broker.close()
 
+    async def is_level(self) -> bool:
+        """Whether the change stream holds all that the source has committed by now."""
+        lsn = self.wal_lsn()
+        record = await self.record()
+        if record is None:
+            return False
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            stream = Names(self.group, _uuid(record.incarnation)).changes_stream
+            last = await last_envelope(broker, stream)
+            return last is not None and last.header.end_lsn >= lsn
+        finally:
+            await broker.close()
+
     def slot_lsn(self) -> int | None:
         """Where the slot is confirmed; None without a slot that is ready."""
         rows = self.source.rows(

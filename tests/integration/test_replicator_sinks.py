@@ -218,3 +218,30 @@ async def test_a_copy_larger_than_its_stream_goes_on_as_sinks_apply_it(
     # THEN the copy ended, and the stream was never larger than it may be
     assert seen <= 4 * 1024 * 1024
     await running.stop()
+
+
+async def test_changes_that_the_broker_lost_but_every_sink_has_are_no_loss(
+    replicator: Replicator, broker: Broker
+) -> None:
+    # GIVEN a slot that was confirmed because the only sink has everything
+    replicator.source.execute("CREATE TABLE t (id serial PRIMARY KEY)")
+    running = replicator.start(confirm_after="sink")
+    await until(replicator.slot_lsn, "slot created")
+    await replicator.until_streaming()
+    sinks = await open_sinks(replicator, broker)
+    await publish(replicator, sinks, 5)
+    fifth = await sinks.envelope(5)
+    await sinks.stand("one", fifth)
+    await until(lambda: replicator.slot_lsn() == fifth.header.end_lsn, "slot at the sink")
+    await running.stop()
+    # WHEN the broker loses the change stream
+    await replicator.delete_change_stream()
+    replicator.source.execute("INSERT INTO t DEFAULT VALUES")
+    await replicator.run(once=True, confirm_after="sink")
+    # THEN it goes on where the sink stands, which is where the new chain begins
+    sixth = await sinks.envelope(1)
+    assert (sixth.header.prev_commit_lsn, sixth.header.prev_ordinal) == (
+        fifth.header.commit_lsn,
+        fifth.header.ordinal,
+    )
+    assert sixth.header.changes == 1

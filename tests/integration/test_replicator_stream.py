@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import struct
 import uuid
@@ -133,7 +134,7 @@ async def test_kill_9_at_any_moment_leaves_an_unbroken_chain_with_every_change_o
     replicator: Replicator, seed: int
 ) -> None:
     # GIVEN a load of small and large transactions, rows larger than an envelope among them
-    source = replicator.source
+    source, moment = replicator.source, random.Random(seed)
     source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
     process = replicator.spawn(confirm_after="broker")
     await until(replicator.slot_lsn, "slot created")
@@ -153,7 +154,8 @@ async def test_kill_9_at_any_moment_leaves_an_unbroken_chain_with_every_change_o
             rows += 1
         if number % 8 == 7:
             # WHEN the replicator is killed wherever it stands, and started again
-            await asyncio.sleep(0.05 * (seed + 1))
+            more_bytes = await replicator.change_stream_bytes() + moment.randrange(400_000)
+            await until(lambda: grown(replicator, more_bytes), "change stream grown")  # noqa: B023
             process.send_signal(signal.SIGKILL)
             process.wait()
             process = replicator.spawn(confirm_after="broker")
@@ -236,6 +238,11 @@ async def test_a_first_start_that_fails_midway_leaves_nothing_behind(
     assert replicator.objects_at_source() == []
     # With less to reserve it works.
     await replicator.run(once=True, stream_max_bytes=32 * 1024 * 1024)
+
+
+async def grown(replicator: Replicator, size: int) -> bool:
+    """Whether the change stream has that many bytes, or all there is to publish."""
+    return await replicator.change_stream_bytes() >= size or await replicator.is_level()
 
 
 def peek(replicator: Replicator, publications: list[str]) -> bytes:

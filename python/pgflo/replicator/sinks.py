@@ -55,6 +55,11 @@ class Sinks:
                 log.debug("reading the sinks waits for the broker", cause=error.detail)
             await asyncio.sleep(BROKER_PAUSE_S)
 
+    async def look(self) -> None:
+        """Read all sinks' records now."""
+        self._sinks = await self._record.sinks()
+        self._tell_late()
+
     @property
     def any(self) -> bool:
         """Whether a sink is registered."""
@@ -66,9 +71,14 @@ class Sinks:
         return min((self._position(sink)[1] for sink in self._sinks.values()), default=0)
 
     @property
+    def slowest(self) -> tuple[tuple[int, int], int] | None:
+        """Position of the sink that is furthest behind and the last commit it has; None without."""
+        return min((self._position(sink) for sink in self._sinks.values()), default=None)
+
+    @property
     def position(self) -> tuple[int, int] | None:
         """The position that every sink has reached; None without sinks."""
-        return min((self._position(sink)[0] for sink in self._sinks.values()), default=None)
+        return self.slowest[0] if self.slowest else None
 
     def lane_seq(self, lane: int) -> int:
         """Sequence up to which every sink has applied a copy lane; 0 without sinks."""
@@ -94,8 +104,7 @@ class Sinks:
         while True:
             await changed.wait()
             changed.clear()
-            self._sinks = await self._record.sinks()
-            self._tell_late()
+            await self.look()
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _tell_late(self) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.group import Group
     from pgflo.replicator.ledger import Ledger
+    from pgflo.replicator.sinks import Sinks
     from pgflo.source.slot import SlotState
     from pgflo.source.walsender import SystemIdentity
 
@@ -71,6 +72,25 @@ async def starting_point(broker: Broker, group: Group, last: StoredEnvelope | No
     return StartPoint((header.commit_lsn, header.ordinal), header.end_lsn)
 
 
+def past_the_loss(start: StartPoint, slot_lsn: int, sinks: Sinks) -> StartPoint:
+    """Give where to go on when the slot has confirmed more than the change stream holds.
+
+    The broker lost the end of the stream. If every registered sink has committed all that the slot
+    confirmed, nothing is missing: the chain goes on at the sink that is furthest behind. Otherwise
+    `start` is given back, and the slot's check refuses it.
+    """
+    reached = sinks.slowest
+    if slot_lsn <= start.end_lsn or reached is None or reached[1] < slot_lsn:
+        return start
+    position, end_lsn = reached
+    log.warning(
+        "the broker lost changes that every sink has; going on behind them",
+        lost_from_lsn=lsn_format(start.end_lsn),
+        lost_to_lsn=lsn_format(end_lsn),
+    )
+    return StartPoint(position, end_lsn)
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A walsender that streams from `start` on."""
@@ -85,6 +105,7 @@ async def connect_source(
     group: Group,
     settings: ReplicateSettings,
     ledger: Ledger,
+    sinks: Sinks,
     start: StartPoint,
     target_lsn: int | None,
 ) -> Connected:
@@ -100,6 +121,9 @@ async def connect_source(
         async with await connect(
             conninfo, purpose=application_name(settings.group, "check")
         ) as conn:
+            there = await slot.state(conn, group.value.slot)
+            if there is not None:
+                start = past_the_loss(start, there.confirmed_lsn, sinks)
             found = await check_source(conn, identity, group, start)
             interval_s = await _status_interval_s(conn)
             if target_lsn is None:

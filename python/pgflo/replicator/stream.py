@@ -125,16 +125,17 @@ class Session:
         fed again, and otherwise `check_source` refuses.
         """
         await create_streams(broker, group.names, settings.nats, copy=False)
+        await sinks.look()
         publisher = await ChangePublisher.open(
             broker, group.names, settings.nats, run_id=uuid.uuid4().hex
         )
         try:
             start = await starting_point(broker, group, publisher.last)
-            connected = await connect_source(group, settings, ledger, start, target_lsn)
+            connected = await connect_source(group, settings, ledger, sinks, start, target_lsn)
         except BaseException:
             await publisher.close()
             raise
-        return cls(ledger, sinks, connected, publisher, _assembler(group, broker, start))
+        return cls(ledger, sinks, connected, publisher, _assembler(group, broker, connected.start))
 
     async def run(self, stop: asyncio.Event) -> Ending:
         """Stream until the end. Raises `PgfloError` when source or broker fail.
