@@ -460,6 +460,12 @@ SINK_INTERRUPTED = Kind(
     Retry.BACKOFF,
     "The destination broke it off; `SELECT * FROM pg_stat_activity` and its log tell why.",
 )
+SINK_CRASHED = Kind(
+    "sink.crashed",
+    Exit.INTERNAL,
+    Retry.OPERATOR,
+    "The log above holds the traceback; report it with what `pgflo version` prints.",
+)
 SINK_READ_ONLY = Kind(
     "sink.read_only",
     Exit.SINK,

@@ -235,6 +235,24 @@ async def test_a_commit_whose_answer_is_lost_is_not_applied_twice(
     assert_equal(stream, "log")
 
 
+async def test_a_stop_finishes_what_is_under_way_and_keeps_rows_and_position_together(
+    stream: Stream,
+) -> None:
+    make(stream, LOG)
+    for number in range(40):
+        stream.log(number, 500)
+    await stream.publish(stream.changes.envelopes(target_body_bytes=4096))
+    while True:
+        async with stream.worker(batch_rows=1000) as task:
+            before = stream.position()
+            await stream.until(lambda last=before: stream.position() != last, task)  # type: ignore[misc]
+        rows = stream.target.rows("SELECT n, count(*) FROM log GROUP BY n ORDER BY n")
+        assert rows == [(number, 500) for number in range(len(rows))]
+        if stream.position() == stream.changes.position:
+            break
+    assert len(rows) == 40
+
+
 async def test_once_ends_at_what_the_stream_holds(stream: Stream) -> None:
     make(stream, LOG)
     stream.log(1)

@@ -155,11 +155,11 @@ class Child:
 
     def _died(self) -> PgfloError:
         code = self._process.exitcode
-        how = (
-            f"was killed by signal {-code}"
-            if code is not None and code < 0
-            else f"ended with exit code {code}"
-        )
+        if code is not None and code >= 0:
+            return PgfloError(
+                errors.SINK_CRASHED, f"the {self._name} process ended with exit code {code}"
+            )
+        how = "does not end" if code is None else f"was killed by signal {-code}"
         return PgfloError(
             errors.SINK_INTERRUPTED,
             f"the {self._name} process {how}",
