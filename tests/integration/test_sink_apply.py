@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg import sql
 from tests.fix_changes import assert_equal, bodies, on_both, table_rows
 
 from pgflo import _core, errors
@@ -202,6 +204,77 @@ def test_keys_are_compared_as_the_destinations_index_does(changes: Changes, sink
     )
     assert sink.apply(changes.envelopes()).careful_steps == 0
     assert_equal(changes, sink, "t", "u")
+
+
+VALUES = {
+    "numeric": "NaN",
+    "numeric(10, 4)": "12345.6789",
+    "float8": "-0",
+    "float4": "Infinity",
+    "date": "infinity",
+    "timestamptz": "2024-02-29 23:59:59.999999+05:30",
+    "interval": "-1 year 2 mons -3 days 04:05:06.789",
+    "bytea": "\\x00ff27",
+    "jsonb": '{"a": [1.10, null]}',
+    "json": '{ "a" :1, "a":2}',
+    "text[]": """{"a,\\"b",NULL,"NULL",""}""",
+    "int2[][]": "{{1,2},{3,NULL}}",
+    "int4range": "[1,5)",
+    "datemultirange": "{[2020-01-01,2020-02-01)}",
+    "inet": "::1/64",
+    "uuid": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+    "timetz": "12:00+02",
+    "varbit": "10101",
+    "money": "-1234.50",
+    "pair": '(1,"x,""(y)")',
+    "mood[]": '{"so so",fine}',
+    "positive": "1.25",
+    "hstore": "a=>1, b=>NULL",
+    "tsvector": "fat:1 cat:2A",
+    "point": "(1.5,-2)",
+    "char(5)": "ab",
+    '"char"': "c",
+    "xml": "<a>&amp;</a>",
+    "pg_lsn": "16/B374D848",
+    "macaddr": "08:00:2b:01:02:03",
+    "bool": "true",
+    "name": "n",
+    "oid": "4294967295",
+}
+
+
+def test_values_of_every_kind_mean_the_same_on_both_sides(changes: Changes, sink: Sink) -> None:
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(f"c{number}"), sql.SQL(kind))
+        for number, kind in enumerate(VALUES)
+    )
+    on_both(
+        changes,
+        sink,
+        "CREATE TYPE pair AS (a int, b text); CREATE TYPE mood AS ENUM ('so so', 'fine');"
+        "CREATE DOMAIN positive AS numeric(8, 3) CHECK (VALUE > 0); CREATE EXTENSION hstore",
+    )
+    on_both(changes, sink, sql.SQL("CREATE TABLE t (id int PRIMARY KEY, {})").format(columns))
+    values = sql.SQL(", ").join(map(sql.Literal, VALUES.values()))
+    changes.source.execute(
+        sql.SQL("INSERT INTO t VALUES (1, {})").format(values),
+        "INSERT INTO t (id) VALUES (2)",
+        "UPDATE t SET c0 = 1e-30, c2 = 5e-324, c3 = 1.17549435e-38, c6 = '0', c10 = '{}'",
+    )
+    assert sink.apply(changes.envelopes()).careful_steps == 0
+    assert_equal(changes, sink, "t")
+    assert sink.target.value("SELECT c0 FROM t WHERE id = 1") == Decimal("1e-30")
+
+
+def test_inserts_alone_need_no_identity(changes: Changes, sink: Sink) -> None:
+    on_both(changes, sink, "CREATE TABLE log (n int, v text)")
+    changes.source.execute(
+        "INSERT INTO log VALUES (1, 'a'), (1, 'a'), (2, NULL)",
+        "TRUNCATE log",
+        "INSERT INTO log VALUES (3, 'c'), (3, 'c')",
+    )
+    assert sink.apply(changes.envelopes()).careful_steps == 0
+    assert_equal(changes, sink, "log")
 
 
 def test_a_large_transaction_is_applied_in_steps_and_seen_at_once(

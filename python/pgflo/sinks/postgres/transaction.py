@@ -16,16 +16,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import psycopg
 import structlog
 
 from pgflo import _core
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.apply import Applier, Body, NotAsExpectedError
+from pgflo.sinks.postgres.connection import failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import psycopg
     from psycopg.rows import TupleRow
 
     from pgflo.sinks.postgres.connection import Destination
@@ -98,7 +99,11 @@ class Transactions:
             self._applied = Applied()
         self._position = max(self._position, position)
         held = progress.move(self._conn, self._to, self._held, self._position, end_lsn)
-        self._conn.execute("COMMIT")
+        try:
+            self._conn.execute("COMMIT")
+        except psycopg.Error as error:
+            # A deferred constraint speaks here, or the answer got lost.
+            raise failure(error, f"committing changes up to {_text(self._position)}") from None
         self._held = held
         applied, self._applied = self._applied, None
         return applied
