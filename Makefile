@@ -30,7 +30,7 @@ $(VENV)/.locked: requirements.lock
 	touch $@
 
 $(VENV)/.built: $(VENV)/.locked pyproject.toml Cargo.toml Cargo.lock $(RUST_SOURCES)
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --quiet
+	PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --quiet
 	touch $@
 
 lock: ## resolve the Python dependencies anew (needs uv)

@@ -1,0 +1,1 @@
+"""Benchmarks: instruction counts, decoder against oracle, end to end against native replication."""
