@@ -159,8 +159,9 @@ async def test_a_table_rewritten_before_it_is_locked_is_copied_under_another_sna
     assert stored.copied_integers("public.t") == left
 
 
+@pytest.mark.parametrize("title", ["pgflo {} copy", "multiprocessing.forkserver"])
 async def test_a_copy_process_that_is_killed_costs_its_range_another_attempt(
-    replicator: Replicator,
+    replicator: Replicator, title: str
 ) -> None:
     source = replicator.source
     source.execute(
@@ -172,7 +173,7 @@ async def test_a_copy_process_that_is_killed_costs_its_range_another_attempt(
     def kill_one(progress: CopyProgress) -> None:
         if not killed and progress.tables[0].rows:
             for process in psutil.Process().children(recursive=True):
-                if f"pgflo {replicator.group} copy" in " ".join(process.cmdline()):
+                if title.format(replicator.group) in " ".join(process.cmdline()):
                     process.kill()
                     killed.append(process.pid)
                     return

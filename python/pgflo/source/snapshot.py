@@ -13,7 +13,6 @@ another of ours would otherwise be the victim of a deadlock.
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing.connection
 import time
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from pgflo import errors
+from pgflo import errors, logs
 from pgflo._core import lsn_parse
 from pgflo.errors import PgfloError, describe
+from pgflo.source.child import Child
 from pgflo.source.connection import application_name, connect_sync
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ LOCK_PAUSE_S = 0.4
 
 BLOCKED_REPORT_S = 5.0
 """Seconds between two reports of who is in the way."""
-
-STOP_S = 5.0
-"""Seconds for the holder to end when it is told to; then it is killed."""
 
 TRANSACTION_TIMEOUT_SINCE = 170000
 
@@ -85,17 +82,13 @@ class _Report:
 class SnapshotHolder:
     """The parent's handle of the holder process."""
 
-    def __init__(self, process: Any, pipe: Connection, tables: Mapping[int, str]) -> None:  # noqa: ANN401
-        self._process = process
-        self._pipe = pipe
-        self._tables = tables
-        self._reports: asyncio.Queue[_Report | None] = asyncio.Queue()
+    def __init__(self, child: Child[_Report]) -> None:
+        self._child = child
         self.backend_pid = 0
         self.snapshot = ""
         """Name under which copy processes import it."""
         self.lsn = 0
         """Position of the source's WAL when the holder took its own snapshot."""
-        asyncio.get_running_loop().add_reader(pipe.fileno(), self._read)
 
     @classmethod
     async def start(
@@ -105,19 +98,8 @@ class SnapshotHolder:
 
         Afterwards the session that exported `snapshot` is free for other commands.
         """
-        from pgflo import logs
-        from pgflo.supervisor.processes import context
-
-        parent, child = context().Pipe()
-        process = context().Process(
-            target=_hold,
-            args=(child, conninfo, group, dict(tables), snapshot, logs.child_payload()),
-            name=f"pgflo {group} snapshot",
-            daemon=True,
-        )
-        process.start()
-        child.close()
-        holder = cls(process, parent, {oid: ".".join(name) for oid, name in tables.items()})
+        args = (conninfo, group, dict(tables), snapshot, logs.child_payload())
+        holder = cls(Child(_hold, args, f"pgflo {group} snapshot"))
         try:
             report = await holder._expect("imported")
         except BaseException:
@@ -138,7 +120,7 @@ class SnapshotHolder:
 
     async def broken(self) -> PgfloError:
         """Wait until the holder is lost, which no copy survives, and tell why."""
-        while (report := await self._reports.get()) is not None:
+        while (report := await self._child.reports.get()) is not None:
             if report.event == "failed":
                 return PgfloError(errors.COPY_BROKEN, f"the snapshot is lost: {report.text}")
         return PgfloError(errors.COPY_BROKEN, "the snapshot is lost: its process ended")
@@ -156,15 +138,11 @@ class SnapshotHolder:
 
     async def stop(self) -> None:
         """Let the snapshot and the locks go. Returns when the process is gone."""
-        self._close()
-        await asyncio.to_thread(self._process.join, STOP_S)
-        if self._process.is_alive():
-            self._process.kill()
-            await asyncio.to_thread(self._process.join)
+        await self._child.stop()
 
     async def _expect(self, event: str) -> _Report:
         while True:
-            report = await self._reports.get()
+            report = await self._child.reports.get()
             if report is None:
                 raise PgfloError(errors.COPY_BROKEN, "the process that holds the snapshot ended")
             if report.event == event:
@@ -180,20 +158,6 @@ class SnapshotHolder:
                 kind = errors.COPY_BROKEN if report.heals else errors.SOURCE_FAILED
                 raise PgfloError(kind, f"cannot hold the snapshot: {report.text}")
 
-    def _read(self) -> None:
-        try:
-            report: _Report = self._pipe.recv()
-        except (EOFError, OSError):
-            self._close()
-            self._reports.put_nowait(None)
-            return
-        self._reports.put_nowait(report)
-
-    def _close(self) -> None:
-        if not self._pipe.closed:
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            self._pipe.close()
-
 
 def _hold(
     pipe: Connection,
@@ -206,7 +170,6 @@ def _hold(
     """Run the holder process: import, lock, compare, export, and then wait for the parent."""
     from setproctitle import setproctitle
 
-    from pgflo import logs
     from pgflo.supervisor.lifeline import die_with_parent
 
     die_with_parent()
