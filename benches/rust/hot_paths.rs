@@ -179,7 +179,7 @@ fn replay(envelope: Vec<u8>, changes: u64) -> Result<u64, CoreError> {
         match replay.run(&mut executor, false)? {
             Step::Done => break,
             Step::Relation(relation, _) => {
-                columns = u16::try_from(relation.columns.len()).unwrap_or(0)
+                columns = u16::try_from(relation.columns.len()).unwrap_or(0);
             }
             Step::Statement(shape, _) => replay.register(shape.id, statement(columns))?,
             other => assert!(matches!(other, Step::Done), "nothing else is in the stream"),
