@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tests.oracle.changes import Position, Reading
+from tests.oracle.messages import Begin
 from tests.oracle.pgoutput import decode_body
 from tests.oracle.wire import MalformedError
 
@@ -91,9 +92,11 @@ def read_envelopes(envelopes: list[bytes], position: Position, end_lsn: int) -> 
     """Read a chain of change envelopes and watermarks that starts at `position`.
 
     Checks what a reader relies on: no gap in the chain, parts complete and equal but for their
-    number, each body understandable alone, and every header true.
+    number, each body understandable alone, a transaction that was left open continued first, and
+    every header true.
     """
     reading = Reading(position, end_lsn)
+    left_open = position[1] > 0 and position[0] >= end_lsn
     ahead = [parse(envelope) for envelope in envelopes]
     while ahead:
         first = ahead[0]
@@ -101,11 +104,21 @@ def read_envelopes(envelopes: list[bytes], position: Position, end_lsn: int) -> 
         _check_parts(pieces)
         if first.prev != reading.position:
             raise MalformedError(f"gap: {first.prev} after {reading.position}")
+        body = b"".join(piece.body for piece in pieces)
+        if left_open != _continues(body, first.prev):
+            raise MalformedError(f"a transaction is left open, or begun again, at {first.prev}")
+        left_open = first.transaction_open
         if first.kind == 2:
             _take_watermark(reading, first)
         else:
-            _take_body(reading, first, b"".join(piece.body for piece in pieces))
+            _take_body(reading, first, body)
     return reading
+
+
+def _continues(body: bytes, prev: Position) -> bool:
+    """Tell whether a body starts with the rest of the transaction that `prev` lies in."""
+    begin = next(iter(decode_body(body)), None)
+    return isinstance(begin, Begin) and begin.final_lsn == prev[0] and prev[1] > 0
 
 
 def _check_parts(pieces: list[Parsed]) -> None:

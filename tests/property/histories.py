@@ -175,6 +175,8 @@ class _Walsender:
         # 0: the commit record starts where the last one ended, its changes were logged before.
         commit_lsn = self.at_lsn + draw(st.sampled_from([0, 1, 8, 56, 300]))
         time_us = draw(st.integers(0, 2**50))
+        # Frames carry the LSN of a change, which is anywhere in front of the commit record.
+        self.at_lsn = draw(st.integers(self.at_lsn, commit_lsn))
         self.send(Begin(commit_lsn, time_us, draw(st.integers(3, 2**32 - 1))), self.at_lsn)
         if draw(st.integers(0, 5)) == 0:
             self.send(Origin(draw(st.integers(0, 2**63)), draw(NAMES)), self.at_lsn)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tests.fix_property import within_budget
 from tests.oracle.changes import read_frames
 from tests.oracle.copydata import Keepalive, decode_frame
+from tests.oracle.encode import encode, wal_data
 from tests.oracle.envelope import parse, read_envelopes
+from tests.oracle.messages import Begin, Commit, Insert, Relation, RelationColumn
 from tests.oracle.wire import lengths_prefixed
 from tests.property.histories import History, blocks, histories
 
@@ -92,6 +94,29 @@ def test_every_envelope_keeps_its_limits_and_its_header_agrees_with_its_attribut
         assert header.body_bytes == len(parsed.body)
         assert header.incarnation == parsed.incarnation == INCARNATION
         assert header.commit_time_us == parsed.commit_time_us
+
+
+@within_budget(first=st.integers(1, 600), slack=st.integers(-70, 70), target=st.integers(900, 1024))
+def test_a_change_that_would_not_quite_fit_starts_the_next_envelope(
+    first: int, slack: int, target: int
+) -> None:
+    relation = Relation(1, b"s", b"t", b"d", (RelationColumn(1, b"c", 25, -1),))
+    # Length, Begin, Relation and Commit around two rows, give or take the slack.
+    second = 1024 - 2 * (4 + 21) - 2 * (4 + 26) - (4 + len(encode(relation))) - 2 * 17 - first
+    payloads = [wal_data(encode(relation), start_lsn=0, end_lsn=0)]
+    for lsn, size in ((10, first), (30, max(1, second + slack))):
+        row = Insert(1, (("t", bytes(size)),))
+        payloads += [
+            wal_data(encode(message), start_lsn=lsn, end_lsn=lsn)
+            for message in (Begin(lsn, 0, 9), row, Commit(0, lsn, lsn + 9, 0))
+        ]
+    limits = {"target_body_bytes": target, "max_body_bytes": 1024}
+    _, made = assemble(((1, 0), 1), [lengths_prefixed(payloads)], limits, [False])
+    bodies = [parse(envelope.data) for envelope in made]
+    assert all(body.parts == 1 or body.changes == 1 for body in bodies)
+    assert all(len(body.body) <= 1024 for body in bodies)
+    # Four bytes are kept for an origin, also where there is none.
+    assert len(bodies) == 1 or slack > -4 or len(bodies[0].body) >= target
 
 
 @within_budget(history=histories(), limits=sizes())

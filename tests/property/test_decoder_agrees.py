@@ -78,6 +78,7 @@ def test_a_lie_about_a_length_or_a_count_is_refused_without_memory_for_it() -> N
         b"I\0\0\0\1N" + b"\x7f\xff",
         b"I\0\0\0\1N\0\1t" + most,
         b"I\0\0\0\1N\0\1b" + most + b"abc",
+        b"I\0\0\0\1N" + b"\x80\0" + b"n" * 0x8000,
         b"R\0\0\0\1s\0t\0d" + b"\x7f\xff",
         b"M\0" + bytes(8) + b"p\0" + most,
     ]
