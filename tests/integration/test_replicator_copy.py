@@ -122,6 +122,7 @@ async def test_every_leaf_of_a_partitioned_table_is_copied_with_its_root_named(
         "CREATE TABLE later PARTITION OF root FOR VALUES FROM (200) TO (300)",
         "INSERT INTO root VALUES (10), (160), (210)",
     )
+    await replicator.until_streaming()
     await replicator.until_published(replicator.wal_lsn())
     await running.stop()
     stored = await replicator.read_back()

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from pgflo import errors, logs
-from pgflo.broker.records import Phase, TableRecord, TableState
+from pgflo.broker.records import Phase
 from pgflo.broker.topology import stream_state
 from pgflo.errors import Kind, PgfloError
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask
 from pgflo.replicator.copy_worker import CopyWorker, WorkerGone
 from pgflo.replicator.progress import CopyTally
 from pgflo.replicator.race import all_of, first_of
+from pgflo.replicator.range_queue import RangeQueue
 from pgflo.source.connection import application_name, connect
-from pgflo.source.ranges import TableRanges
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.group import Group
     from pgflo.replicator.progress import CopyProgress
+    from pgflo.replicator.range_queue import CopyTable
     from pgflo.replicator.sinks import Sinks
     from pgflo.source.snapshot import SnapshotHolder
 
@@ -52,26 +52,6 @@ PAUSE_S = 1.0
 
 QUEUED_REPORT_S = 5.0
 RECORD_INTERVAL_S = 0.5
-TEXT_FACTOR = 1.3
-"""Bytes of COPY text per byte of heap until the first ranges have told."""
-
-
-@dataclass(slots=True)
-class _Table:
-    """A table while it is copied."""
-
-    record: TableRecord
-    cut: TableRanges
-    waiting: list[int]
-    running: int = 0
-    attempts: dict[int, int] = field(default_factory=dict)
-    failures: dict[int, int] = field(default_factory=dict)
-    is_recorded: bool = True
-
-    @property
-    def left(self) -> int:
-        """Ranges not published yet."""
-        return self.record.ranges - self.record.published_ranges
 
 
 class Copy:
@@ -94,32 +74,22 @@ class Copy:
         self._tally = CopyTally(group.tables.values(), watcher)
         self._changed = asyncio.Event()
         self._writing = asyncio.Lock()
-        self._published_bytes = 0
-        self._published_heap_bytes = 0
+        self._choosing = asyncio.Lock()
         self._told_full = False
-        by_size = sorted(group.tables.values(), key=lambda table: -table.bytes)
-        self._tables = {
-            table.oid: _Table(
-                table,
-                TableRanges(table.oid, table.ranges, table.range_blocks, table.bytes),
-                # The last range first: it is the one that may have grown.
-                list(range(table.ranges)),
-            )
-            for table in by_size
-        }
+        self._queue = RangeQueue(
+            group.tables.values(), max_per_table=settings.copying.max_workers_per_table
+        )
 
     @property
     def lanes(self) -> int:
         """Copy processes that there is work for."""
-        per_table = self._settings.copying.max_workers_per_table
-        useful = sum(min(table.record.ranges, per_table) for table in self._tables.values())
-        return max(1, min(self._settings.copying.max_workers, useful))
+        return max(1, min(self._settings.copying.max_workers, self._queue.useful_lanes))
 
     async def run(self) -> None:
         """Publish every range. Raises `PgfloError`; COPY_BROKEN when the snapshot is lost."""
         lanes = self.lanes
-        await self._group.put(lanes=lanes)
-        log.info("copying", tables=len(self._tables), processes=lanes)
+        await _insist(lambda: self._group.put(lanes=lanes))
+        log.info("copying", tables=len(self._queue.tables), processes=lanes)
         started_at = time.monotonic()
         try:
             await first_of(
@@ -131,18 +101,19 @@ class Copy:
         finally:
             await self._holder.stop()
         self._tally.tell_if_due(finished=True)
-        await self._group.put(phase=Phase.STREAMING)
+        await _insist(lambda: self._group.put(phase=Phase.STREAMING))
         seconds = time.monotonic() - started_at
         log.info(
             "copy published",
-            rows=sum(table.record.published_rows for table in self._tables.values()),
-            bytes=self._published_bytes,
+            rows=self._queue.rows,
+            bytes=self._queue.published_bytes,
             seconds=round(seconds, 1),
         )
 
     async def _fill_lane(self, lane: int) -> None:
         """Keep one process busy until nothing is left."""
         worker: CopyWorker | None = None
+        lost_in_a_row = 0
         try:
             while (task := await self._next()) is not None:
                 try:
@@ -152,23 +123,27 @@ class Copy:
                 except WorkerGone as gone:
                     await _stop(worker)
                     worker = None
-                    await self._retry(task, gone.report)
-                    await asyncio.sleep(PAUSE_S)
+                    self._retry(task, gone.report)
+                    await asyncio.sleep(PAUSE_S if lost_in_a_row else 0)
+                    lost_in_a_row += 1
                 else:
+                    lost_in_a_row = 0
                     if report.event == "done":
                         await self._done(task, report)
                     else:
-                        await self._retry(task, report)
+                        self._retry(task, report)
         finally:
             await _stop(worker)
 
     async def _next(self) -> RangeTask | None:
         """Choose a range; wait while none may be started; None when all are published."""
-        while any(table.left for table in self._tables.values()):
-            table = self._choose()
-            if table is not None and await self._has_room() and table.waiting:
-                return await self._begin(table)
+        while not self._queue.is_done:
             self._changed.clear()
+            async with self._choosing:
+                table = self._queue.next_table()
+                if table is not None and await self._has_room():
+                    self._tally.start(table.name)
+                    return self._queue.take(table)
             try:
                 async with asyncio.timeout(PAUSE_S):
                     await self._changed.wait()
@@ -176,65 +151,24 @@ class Copy:
                 continue
         return None
 
-    def _choose(self) -> _Table | None:
-        """Give the largest table that has a range to start and a worker to spare."""
-        limit = self._settings.copying.max_workers_per_table
-        return next(
-            (table for table in self._tables.values() if table.waiting and table.running < limit),
-            None,
-        )
-
-    async def _begin(self, table: _Table) -> RangeTask:
-        range_no = table.waiting.pop(0)
-        table.running += 1
-        attempt = table.attempts[range_no] = table.attempts.get(range_no, 0) + 1
-        record = table.record
-        self._tally.start(_key(record))
-        if record.state is TableState.WAITING:
-            table.record = replace(record, state=TableState.COPYING)
-            await self._put(table)
-        return RangeTask(
-            record.oid,
-            record.schema,
-            record.name,
-            tuple(column.name for column in record.columns),
-            range_no,
-            table.cut.bounds(range_no),
-            attempt,
-        )
-
     async def _done(self, task: RangeTask, report: RangeReport) -> None:
-        table = self._tables[task.relation_oid]
-        table.running -= 1
-        table.record = record = replace(
-            table.record,
-            published_ranges=table.record.published_ranges + 1,
-            published_rows=table.record.published_rows + report.rows,
-            published_bytes=table.record.published_bytes + report.bytes,
-        )
-        self._published_bytes += report.bytes
-        self._published_heap_bytes += record.bytes // max(record.ranges, 1)
-        self._tally.finish_range(_key(record), task.range_no, report.rows, report.bytes)
-        self._changed.set()
-        table.is_recorded = False
-        if not table.left:
-            table.record = replace(record, state=TableState.PUBLISHED)
-            log.info("table published", table=_key(record), rows=record.published_rows)
-            await self._put(table)
+        table = self._queue.finish(task, report)
+        self._tally.finish_range(table.name, task.range_no, report.rows, report.bytes)
         self._tally.tell_if_due()
-
-    async def _retry(self, task: RangeTask, report: RangeReport) -> None:
-        """Queue a range for another attempt, or raise when none would succeed."""
-        table = self._tables[task.relation_oid]
-        table.running -= 1
-        table.waiting.insert(0, task.range_no)
-        self._tally.forget_range(_key(table.record), task.range_no)
         self._changed.set()
-        if not report.code.startswith("broker."):
-            table.failures[task.range_no] = table.failures.get(task.range_no, 0) + 1
-        text = f"range {task.range_no} of {_key(table.record)}: {report.text}"
-        if report.event == "failed" or table.failures.get(task.range_no, 0) >= MAX_SOURCE_FAILURES:
-            raise PgfloError(_kind(report.code), text, table=_key(table.record))
+        if not table.left:
+            log.info("table published", table=table.name, rows=table.record.published_rows)
+            await self._put(table)
+
+    def _retry(self, task: RangeTask, report: RangeReport) -> None:
+        """Queue a range for another attempt, or raise when none would succeed."""
+        failures = self._queue.give_back(task, source_failed=not report.code.startswith("broker."))
+        table = self._queue.tables[task.relation_oid].name
+        self._tally.forget_range(table, task.range_no)
+        self._changed.set()
+        text = f"range {task.range_no} of {table}: {report.text}"
+        if report.event == "failed" or failures >= MAX_SOURCE_FAILURES:
+            raise PgfloError(_kind(report.code), text, table=table)
         log.warning("copying a range again", range=text, attempt=task.attempt + 1)
 
     async def _has_room(self) -> bool:
@@ -244,13 +178,10 @@ class Copy:
         sink can apply, would never empty.
         """
         state = await _insist(lambda: stream_state(self._broker, self._group.names.copy_stream))
-        running = sum(table.running for table in self._tables.values())
+        running = self._queue.running
         if state.messages == 0 and running == 0:
             return True
-        factor = TEXT_FACTOR
-        if self._published_heap_bytes:
-            factor = max(1.0, self._published_bytes / self._published_heap_bytes)
-        range_bytes = int(self._settings.copying.range_bytes * factor)
+        range_bytes = int(self._settings.copying.range_bytes * self._queue.text_factor)
         room_bytes = self._settings.nats.stream_max_bytes - state.bytes
         if room_bytes >= (running + 1) * range_bytes:
             self._told_full = False
@@ -265,7 +196,7 @@ class Copy:
             )
         return False
 
-    async def _put(self, table: _Table) -> None:
+    async def _put(self, table: CopyTable) -> None:
         async with self._writing:
             table.is_recorded = True
             await _insist(lambda: self._group.put_table(table.record))
@@ -274,7 +205,7 @@ class Copy:
         """Write the tables' records twice a second, for those who watch the group."""
         while True:
             await asyncio.sleep(RECORD_INTERVAL_S)
-            for table in self._tables.values():
+            for table in self._queue.tables.values():
                 if not table.is_recorded:
                     await self._put(table)
 
@@ -290,10 +221,10 @@ class Copy:
                 await self._holder.report_queued(conn)
 
     def _on_moved(self, task: RangeTask) -> Callable[[RangeReport], None]:
-        key = _key(self._tables[task.relation_oid].record)
+        name = self._queue.tables[task.relation_oid].name
 
         def moved(report: RangeReport) -> None:
-            self._tally.move_range(key, task.range_no, report.rows, report.bytes)
+            self._tally.move_range(name, task.range_no, report.rows, report.bytes)
             self._tally.tell_if_due()
 
         return moved
@@ -326,10 +257,6 @@ async def _insist(action: Callable[[], Awaitable[Result]]) -> Result:
 async def _stop(worker: CopyWorker | None) -> None:
     if worker is not None:
         await worker.stop()
-
-
-def _key(record: TableRecord) -> str:
-    return f"{record.schema}.{record.name}"
 
 
 def _kind(code: str) -> Kind:
