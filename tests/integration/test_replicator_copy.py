@@ -160,6 +160,34 @@ async def test_a_table_rewritten_before_it_is_locked_is_copied_under_another_sna
     assert stored.copied_integers("public.t") == left
 
 
+async def test_a_copy_waits_for_a_lock_and_notices_what_was_done_under_it(
+    replicator: Replicator,
+) -> None:
+    # GIVEN a session that keeps everybody from the table
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 5000)"
+    )
+    other = source.connect()
+    other.execute("BEGIN")
+    other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+    running = replicator.start(mode="copy")
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        " AND wait_event_type = 'Lock'"
+    )
+    name = [f"pgflo_{replicator.group} snapshot"]
+    await until(lambda: source.value(waiting, name), "holder waits for the lock")
+    # WHEN it replaces all rows and ends
+    other.execute("TRUNCATE t")
+    other.execute("INSERT INTO t SELECT generate_series(6000, 7000)")
+    other.execute("COMMIT")
+    await asyncio.wait_for(running.task, 60)
+    # THEN the copy has what is there now
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.t") == list(range(6000, 7001))
+
+
 @pytest.mark.parametrize("title", ["pgflo {} copy", "multiprocessing.forkserver"])
 async def test_a_copy_process_that_is_killed_costs_its_range_another_attempt(
     replicator: Replicator, title: str

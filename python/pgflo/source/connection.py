@@ -63,6 +63,16 @@ _REFUSED = (
 """What libpq says when trying again will not help; it gives no SQLSTATE for these."""
 
 
+_KINDS = {
+    "53400": errors.SOURCE_NO_FREE_SLOT,  # all slots, or all walsenders, are in use
+    "55006": errors.SLOT_ACTIVE,  # somebody else has just taken the slot
+    "55000": errors.SLOT_LOST,  # the slot was invalidated
+    "58P01": errors.SLOT_LOST,  # WAL that it needed is gone
+    "42704": errors.PUBLICATION_MISSING,  # dropped while we stream
+}
+"""What a walsender's refusals mean, by SQLSTATE. The checks before it find most of them earlier."""
+
+
 def application_name(group: str, part: str = "") -> str:
     """Name sessions of a group so that `pg_stat_activity` tells whose they are."""
     return f"pgflo_{group}{' ' + part if part else ''}"
@@ -94,8 +104,10 @@ def connect_sync(conninfo: str, *, purpose: str) -> psycopg.Connection[TupleRow]
 
 
 def failure(error: psycopg.Error, doing: str) -> PgfloError:
-    """Tell a server error by kind: a lost connection can heal, others cannot."""
-    kind = errors.SOURCE_UNREACHABLE if is_disconnect(error) else errors.SOURCE_FAILED
+    """Tell a server error by kind: a lost connection can heal, most others cannot."""
+    kind = _KINDS.get(error.sqlstate or "", errors.SOURCE_FAILED)
+    if is_disconnect(error):
+        kind = errors.SOURCE_UNREACHABLE
     return PgfloError(kind, f"{doing}: {describe(error)}")
 
 

@@ -76,7 +76,11 @@ async def state(conn: psycopg.AsyncConnection[Any], name: str) -> SlotState | No
         return None
     _, plugin, _, active_pid, confirmed, wal_status = row
     if plugin != "pgoutput":
-        raise PgfloError(errors.SLOT_MISSING, f"slot {quote(name)} is not one of pgflo's")
+        raise PgfloError(
+            errors.SLOT_MISSING,
+            f"slot {quote(name)} belongs to another program",
+            hint="Choose another --group, or drop that slot at the source.",
+        )
     lsn = lsn_parse(confirmed) if confirmed else 0
     return SlotState(name, active_pid, lsn, lost=wal_status == "lost")
 
