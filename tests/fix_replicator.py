@@ -23,8 +23,10 @@ from pgflo.broker.consumer import Consumer
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
+from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import last_envelope, list_streams, stream_state
 from pgflo.config.settings import NatsSettings, ReplicateSettings, RetrySettings, SourceSettings
+from pgflo.errors import PgfloError
 from pgflo.replicator import run
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class StoredGroup:
     """Of the change stream, in order; a part that was published again is there twice."""
     changes: list[tuple[tuple[int, int], tuple[Any, ...]]] = field(default_factory=list)
     """Position and message of every change, each once, or the chain is broken."""
+    parts: list[bytes] = field(default_factory=list)
+    """Of the body that is being put together."""
     copied: dict[str, list[list[bytes | None]]] = field(default_factory=dict)
     """Rows of the copy by table, from the attempts that are complete."""
 
@@ -258,7 +262,12 @@ class Replicator:
             if record is None or record.phase is Phase.CREATING:
                 return False
             stream = Names(self.group, _uuid(record.incarnation)).changes_stream
-            last = await last_envelope(broker, stream)
+            try:
+                last = await last_envelope(broker, stream)
+            except PgfloError as error:
+                if not is_missing(error):
+                    raise
+                return False
             return last is not None and last.header.end_lsn >= lsn
 
         broker = await connect(NatsSettings(url=self.nats_url), name="test")
@@ -372,7 +381,7 @@ def _add_changes(group: StoredGroup, data: bytes) -> None:
     body = data[_core.HEADER_BYTES :]
     group.headers.append(header)
     if header.parts > 1:
-        parts = _PARTS.setdefault(id(group), [])
+        parts = group.parts
         if header.part == 0:
             parts.clear()
         assert len(parts) == header.part, "a part is missing"
@@ -390,9 +399,6 @@ def _add_changes(group: StoredGroup, data: bytes) -> None:
             group.changes.append(((commit_lsn, ordinal), message))
     if header.kind == _core.KIND_CHANGES and header.changes:
         assert (header.commit_lsn, header.ordinal) == (commit_lsn, ordinal)
-
-
-_PARTS: dict[int, list[bytes]] = {}
 
 
 def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:

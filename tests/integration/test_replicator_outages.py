@@ -153,9 +153,8 @@ async def test_a_change_stream_that_was_lost_before_confirmation_is_fed_again(
     await alone.until_published(alone.wal_lsn())
     await alone.delete_change_stream()
     alone.source.execute("INSERT INTO t SELECT generate_series(11, 20)")
-    await asyncio.wait([running.task], timeout=1)
+    await alone.until_published(alone.wal_lsn())
     await running.stop()
-    await alone.run(once=True)
     stored = await alone.read_back()
     assert stored.inserted() == list(range(1, 21))
 

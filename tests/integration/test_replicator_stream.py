@@ -160,6 +160,8 @@ async def test_kill_9_at_any_moment_leaves_an_unbroken_chain_with_every_change_o
             process.wait()
             process = replicator.spawn(confirm_after="broker")
     await replicator.until_published(replicator.wal_lsn())
+    active = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    await until(lambda: source.value(active, [replicator.names_at_source.slot]), "slot in use")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     # THEN every change is there once (the chain is checked by reading it)

@@ -290,8 +290,10 @@ class Session:
                 self._confirmation.say_last()
             except PgfloError as error:
                 log.debug("no last status", cause=error.detail)
-        await self._walsender.finish()
-        await self._publisher.close()
+        try:
+            await self._walsender.finish()
+        finally:
+            await self._publisher.close()
 
 
 def _assembler(group: Group, broker: Broker, start: StartPoint) -> _core.Assembler:

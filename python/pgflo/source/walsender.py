@@ -146,11 +146,13 @@ class WalSender:
 
     async def finish(self) -> None:
         """End streaming: the slot is free when this returns. What still arrives is dropped."""
-        with suppress(psycopg.Error, TimeoutError, PgfloError):
-            async with asyncio.timeout(FINISH_S):
-                await self._say_goodbye()
-        self._unwatch()
-        await self._conn.close()
+        try:
+            with suppress(psycopg.Error, TimeoutError, PgfloError):
+                async with asyncio.timeout(FINISH_S):
+                    await self._say_goodbye()
+        finally:
+            self._unwatch()
+            await self._conn.close()
 
     async def _say_goodbye(self) -> None:
         if self._pump is None or self._pgconn.status != pq.ConnStatus.OK:
