@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 import struct
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tests.fix_replicator import Replicator, until
 from pgflo import _core, errors
 from pgflo.broker.names import Names
 from pgflo.errors import PgfloError
+from pgflo.source.walsender import FINISH_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +77,9 @@ async def test_a_stop_publishes_what_was_read_and_frees_the_slot_at_once(
     await until(replicator.slot_lsn, "slot created")
     source.execute("INSERT INTO t SELECT generate_series(1, 100)")
     await replicator.until_published(replicator.wal_lsn())
+    started_at = time.monotonic()
     await running.stop()
+    assert time.monotonic() - started_at < FINISH_S, "the server was not waited for in vain"
     assert (
         source.value(
             "SELECT active FROM pg_replication_slots WHERE slot_name = %s",

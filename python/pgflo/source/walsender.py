@@ -123,10 +123,9 @@ class WalSender:
         return block, state != PUMP_IDLE
 
     def watch(self, wake: asyncio.Event) -> None:
-        """Set `wake` once when there is something to read."""
-        if not self._watching:
-            self._watching = True
-            self._loop.add_reader(self._pgconn.socket, self._on_readable, wake)
+        """Set `wake` once when there is something to read. The last caller's event counts."""
+        self._watching = True
+        self._loop.add_reader(self._pgconn.socket, self._on_readable, wake)
 
     def send_status(self, *, received_lsn: int, confirmed_lsn: int, ask: bool = False) -> None:
         """Tell the server what was received and what it may forget; `ask` for an answer.
