@@ -103,12 +103,12 @@ def test_broker_killed_while_streaming(
 def test_copy_process_killed_during_the_copy(
     pipeline: Pipeline, load: Load, chance: random.Random
 ) -> None:
-    load.create(rows=150_000)
+    load.create(rows=400_000)
     load.start()
     replicator = pipeline.replicate("--range-size", "256kB", "--max-copy-workers", "2")
     for _ in range(ROUNDS):
         kill_child(replicator, "copy")
-        load.wait_committed(chance.randrange(1, 20))
+        load.wait_committed(chance.randrange(1, 5))
     pipeline.worker()
     finish(pipeline, load)
 

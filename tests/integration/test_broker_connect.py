@@ -306,3 +306,19 @@ async def test_reconnecting_goes_on_after_the_client_gave_it_up_in_silence(
     async with asyncio.timeout(10):
         await broker.wait_generation_change(0)
     assert (await broker.ask("INFO", {}))["streams"] == 0
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_forgotten(nats_url: str) -> None:
+    broker = await connect(NatsSettings(url=nats_url), name="test")
+    loop = asyncio.get_running_loop()
+
+    async def exchange() -> int:
+        answer: asyncio.Future[int] = loop.create_future()
+        loop.call_soon(answer.set_result, 1)
+        loop.call_soon(task.cancel)
+        return await asyncio.wait_for(answer, 5)  # as the client waits for an answer
+
+    task = asyncio.ensure_future(broker.attempt(exchange))
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await broker.close()

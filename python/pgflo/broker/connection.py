@@ -120,14 +120,21 @@ class Broker:
     ) -> Result:
         """Await one question and its answer; TimeoutError as soon as the connection is lost.
 
-        The client would wait on: what was sent into a lost connection is never answered.
+        The client would wait on: what was sent into a lost connection is never answered. And it
+        forgets a cancellation that comes together with an answer (`asyncio.wait_for` before Python
+        3.12): that is made up for here, or the task would go on for ever.
         """
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task is not None else 0
         async with asyncio.timeout(timeout_s) as limit:
             stop = self.watch(lambda: None if limit.expired() else limit.reschedule(0.0))
             try:
-                return await exchange()
+                result = await exchange()
             finally:
                 stop()
+            if task is not None and task.cancelling() > cancelled_before:
+                raise asyncio.CancelledError
+            return result
 
     async def _wait(self, condition: Callable[[], bool]) -> None:
         changed = asyncio.Event()

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sdnotify  # type: ignore[import-untyped]
@@ -42,6 +43,13 @@ def run_service(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         runner.run(_until_stopped(service))
 
 
+def _log_tasks() -> None:
+    """Log where every task waits: the answer to `kill -USR1` of a process that seems to stand."""
+    for task in asyncio.all_tasks():
+        where = [f"{Path(f.f_code.co_filename).name}:{f.f_lineno}" for f in task.get_stack()]
+        log.warning("task", name=task.get_name(), coroutine=str(task.get_coro()), at=where)
+
+
 def run_to_end(work: Coroutine[object, object, None]) -> None:
     """Run something short; Ctrl-C ends it at once."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -52,6 +60,7 @@ async def _until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) ->
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     task = asyncio.ensure_future(service(stop))
+    loop.add_signal_handler(signal.SIGUSR1, _log_tasks)
     aborted = False
 
     def give_up(code: Exit) -> None:
