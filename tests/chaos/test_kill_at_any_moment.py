@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 import pytest
@@ -103,13 +103,29 @@ def test_broker_killed_while_streaming(
 def test_copy_process_killed_during_the_copy(
     pipeline: Pipeline, load: Load, chance: random.Random
 ) -> None:
-    load.create(rows=400_000)
+    # GIVEN a copy that takes a while: two thousand ranges of a page, one process
+    load.create(rows=150_000)
     load.start()
-    replicator = pipeline.replicate("--range-size", "256kB", "--max-copy-workers", "2")
-    for _ in range(ROUNDS):
-        kill_child(replicator, "copy")
-        load.wait_committed(chance.randrange(1, 5))
+    replicator = pipeline.replicate("--range-size", "8kB", "--max-copy-workers", "1")
     pipeline.worker()
+
+    def copying_or_done() -> list[psutil.Process] | Literal["done"]:
+        if "copy published" in replicator.log.read_text(errors="replace"):
+            return "done"
+        return replicator.children(" copy ")
+
+    # WHEN its process is killed again and again
+    kills = 0
+    while kills < ROUNDS:
+        found = eventually(copying_or_done, "a copy process, or the end of the copy")
+        if found == "done":
+            break
+        found[0].kill()
+        psutil.wait_procs(found[:1], timeout=10)
+        kills += 1
+        load.wait_committed(chance.randrange(1, 5))
+    # THEN each range is there once all the same
+    assert kills, "the copy was over before a process could be killed"
     finish(pipeline, load)
 
 
