@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, LiteralString
 
 import pytest
 from psycopg import pq, sql
+from tests.fix_pipeline import eventually
 from tests.fix_slot_stream import start_copy
 from tests.oracle.copydata import WalData, decode_block
 
@@ -109,8 +110,11 @@ def test_a_connection_killed_in_the_middle_ends_in_a_failure(
     started = start_copy(source.connect(), query, native=native)
     block, rows, state = started.pump.drain_rows(MIB, 1000)
     assert state == _core.PUMP_MORE
-    # WHEN its backend goes
+    # ... and is stuck with it, so that it has no way left to say goodbye
     pid = started.connection.info.backend_pid
+    stuck = "SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = %s"
+    eventually(lambda: source.value(stuck, [pid]), "the backend waits for us to read")
+    # WHEN its backend goes
     assert source.value("SELECT pg_terminate_backend(%s, 10000)", [pid])
     # THEN what had arrived is given out, in whole rows, and then the failure
     while state in {_core.PUMP_MORE, _core.PUMP_IDLE}:
