@@ -88,8 +88,10 @@ chaos: install ## kill -9, lost answers and a broker that forgets, under load
 bench: install ## Rust decoder against the Python oracle (pytest-benchmark)
 	$(PYTEST) benches/python --benchmark-verbose
 
-bench-e2e: install ## copy and backlog against native replication, in one run
-	$(BIN)/python -m benches.e2e
+# What to measure and how much of it: BENCH="pgbench --shards 2 --profile", BENCH=--help.
+BENCH ?=
+bench-e2e: install ## copy and backlogs against native replication
+	$(BIN)/python -m benches.e2e $(BENCH)
 
 bench-gate: install ## fail when a hot path executes 5 % more instructions than it did
 	$(BIN)/python benches/gate/gate.py

@@ -1,93 +1,156 @@
-"""`python -m benches.e2e`: print copy and backlog against native replication, round by round.
+"""`python -m benches.e2e`: print pgflo against native replication, round by round.
 
-Exit 1 when the median ratio misses a bar, so that a slower build cannot pass unseen.
+Exit 1 when a median misses its bar, so that a slower build cannot pass unseen.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import platform
-import statistics
 import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benches.e2e import backlog, copy
+from benches.e2e import backlog, copy, profile, usage
+from benches.e2e.bars import Verdicts, say
 from benches.e2e.bed import Bed, servers
+from benches.e2e.loads import mixed_load, pgbench_load
 
-BARS = {"copy": 0.6, "pgbench": 0.5, "mixed": 0.5}
-"""Least acceptable ratio native seconds / pgflo seconds: above 1, pgflo is the faster one."""
+if TYPE_CHECKING:
+    from benches.e2e.loads import Load
+    from benches.e2e.observe import Piece
+    from benches.e2e.usage import Costs
 
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _verdict(name: str, ratios: list[float]) -> bool:
-    median = statistics.median(ratios)
-    passed = median >= BARS[name]
-    rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    _say(
-        f"  {name}: median {median:.2f} x native (rounds {rounds}; bar {BARS[name]:.1f})"
-        f" {'ok' if passed else 'MISSED'}"
-    )
-    return passed
+WHAT = ("copy", "pgbench", "mixed")
 
 
-def run_copy(bed: Bed, options: argparse.Namespace) -> bool:
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything; each field is an option."""
+
+    rounds: int = 3
+    rows: int = 2_000_000
+    workers: int = 8
+    scale: int = 50
+    clients: int = 8
+    seconds: int = 60
+    transactions: int | None = None
+    """Of pgbench, in place of `seconds`."""
+    mixed_transactions: int = 10_000
+
+
+FULL = Sizes()
+SHORT = Sizes(
+    rounds=1,
+    rows=200_000,
+    workers=2,
+    scale=5,
+    transactions=2_000,
+    mixed_transactions=500,
+)
+"""To see that everything runs. Starting pgflo is most of its time then: ratios say nothing."""
+
+
+def _costs(contender: str, piece: Piece, changes: int) -> str:
+    return f"    {contender}\n{usage.lines(piece.costs, changes)}"
+
+
+def _say_over_rounds(rounds: list[tuple[Costs, int]]) -> None:
+    if len(rounds) > 1:
+        say(f"  pgflo over all rounds\n{usage.over_rounds(rounds)}")
+
+
+def run_copy(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
     """Copy the same table by turns and print each round."""
-    _say(f"copy of one table, {options.rows} rows, {options.workers} copy workers")
-    copy.prepare(bed, options.rows)
-    ratios = []
-    for number in range(1, options.rounds + 1):
-        native_s = copy.native_round(bed)
-        pgflo_s, usage = copy.pgflo_round(bed, options.rows, options.workers, number)
-        ratios.append(native_s / pgflo_s)
-        _say(f"  round {number}: native {native_s:.2f} s, pgflo {pgflo_s:.2f} s\n{usage}")
-    return _verdict("copy", ratios)
+    say(f"copy of one table, {sizes.rows} rows, {sizes.workers} copy workers")
+    copy.prepare(bed, sizes.rows)
+    ratios, costs = [], []
+    for number in range(1, sizes.rounds + 1):
+        if number % 2:
+            native = copy.native_round(bed)
+            ours = copy.pgflo_round(bed, sizes.rows, sizes.workers, number)
+        else:
+            ours = copy.pgflo_round(bed, sizes.rows, sizes.workers, number)
+            native = copy.native_round(bed)
+        ratios.append(native.seconds / ours.seconds)
+        costs.append((ours.costs, sizes.rows))
+        native_s, pgflo_s = native.seconds, ours.seconds
+        say(f"  round {number}: native {native_s:.2f} s, pgflo {pgflo_s:.2f} s, data equal")
+        say(_costs("native", native, sizes.rows))
+        say(_costs("pgflo", ours, sizes.rows))
+    _say_over_rounds(costs)
+    verdicts.ratio("copy", ratios)
 
 
-def run_backlog(bed: Bed, name: str, load: backlog.Load, rounds: int) -> bool:
+def run_backlog(bed: Bed, name: str, load: Load, rounds: int, verdicts: Verdicts) -> None:
     """Let both empty the same backlog and print each round."""
-    _say(f"backlog, {load.name}")
-    ratios = []
+    say(f"backlog, {load.name}")
+    ratios, costs = [], []
     for number in range(1, rounds + 1):
         result = backlog.one_round(bed, load, number)
-        ratios.append(result.native_s / result.pgflo_s)
-        _say(
+        native_s, pgflo_s = result.native.seconds, result.pgflo.seconds
+        ratios.append(native_s / pgflo_s)
+        costs.append((result.pgflo.costs, result.changes))
+        say(
             f"  round {number}: {result.changes} changes,"
-            f" native {result.native_s:.2f} s ({result.changes / result.native_s:.0f}/s),"
-            f" pgflo {result.pgflo_s:.2f} s ({result.changes / result.pgflo_s:.0f}/s)\n"
-            f"{result.usage}"
+            f" native {native_s:.2f} s ({result.changes / native_s:.0f}/s),"
+            f" pgflo {pgflo_s:.2f} s ({result.changes / pgflo_s:.0f}/s), data equal"
         )
-    return _verdict(name, ratios)
+        say(_costs("native", result.native, result.changes))
+        say(_costs("pgflo", result.pgflo, result.changes))
+    _say_over_rounds(costs)
+    verdicts.ratio(name, ratios)
+
+
+def _parse() -> tuple[argparse.Namespace, Sizes]:
+    parser = argparse.ArgumentParser(prog="benches.e2e", description=__doc__)
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(WHAT)}; else all")
+    parser.add_argument("--short", action="store_true", help="small sizes: only see that it runs")
+    parser.add_argument("--shards", type=int, default=1, help="of every pgflo worker")
+    parser.add_argument("--profile", action="store_true", help="wait events, costliest statements")
+    for field in dataclasses.fields(Sizes):
+        full, short = getattr(FULL, field.name), getattr(SHORT, field.name)
+        text = f"{full or 'as many as fit'}, with --short {short}"
+        parser.add_argument("--" + field.name.replace("_", "-"), type=int, metavar="N", help=text)
+    options = parser.parse_args()
+    for what in options.what:
+        if what not in WHAT:
+            parser.error(f"{what!r} is none of {', '.join(WHAT)}")
+    sizes = SHORT if options.short else FULL
+    if options.seconds is not None:
+        sizes = dataclasses.replace(sizes, transactions=None)
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Sizes)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return options, dataclasses.replace(sizes, **given)
 
 
 def main() -> int:
     """Run what was asked for and return the exit code."""
-    parser = argparse.ArgumentParser(prog="benches.e2e", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=("copy", "pgbench", "mixed"), default=[])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--scale", type=int, default=50)
-    parser.add_argument("--transactions", type=int, default=60_000)
-    parser.add_argument("--mixed-transactions", type=int, default=10_000)
-    options = parser.parse_args()
-    wanted = options.what or ["copy", "pgbench", "mixed"]
-    passed = True
-    with servers() as bed:
+    options, sizes = _parse()
+    wanted = options.what or list(WHAT)
+    verdicts = Verdicts()
+    with servers(shards=options.shards, profile=options.profile) as bed:
+        if bed.profile:
+            profile.make_room(bed)
         with bed.connect(bed.source, "postgres") as conn:
-            _say(f"PostgreSQL {conn.info.server_version}, {platform.machine()}, default durability")
+            version = conn.info.server_version
+        say(f"PostgreSQL {version}, {platform.machine()}, default durability, shards: {bed.shards}")
+        say("memory: peak RSS of the largest process; private memory of database servers'")
         if "copy" in wanted:
-            passed &= run_copy(bed, options)
+            run_copy(bed, sizes, verdicts)
         if "pgbench" in wanted:
-            load = backlog.pgbench_load(
-                scale=options.scale, clients=8, transactions=options.transactions
+            load = pgbench_load(
+                scale=sizes.scale,
+                clients=sizes.clients,
+                seconds=sizes.seconds,
+                transactions=sizes.transactions,
             )
-            passed &= run_backlog(bed, "pgbench", load, options.rounds)
+            run_backlog(bed, "pgbench", load, sizes.rounds, verdicts)
         if "mixed" in wanted:
-            load = backlog.mixed_load(transactions=options.mixed_transactions)
-            passed &= run_backlog(bed, "mixed", load, options.rounds)
-    return 0 if passed else 1
+            mixed = mixed_load(transactions=sizes.mixed_transactions)
+            run_backlog(bed, "mixed", mixed, sizes.rounds, verdicts)
+    return verdicts.finish()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The test bed of a run: one source server, one target server, default durability, throw-away.
 
-Upstream: the machine's PostgreSQL. Downstream: the measurements in `copy.py`, `backlog.py` and
-`latency.py`. Invariant: both contenders use these same two servers, each with a target database of
-its own, and the data is compared after every timed piece.
+Upstream: the machine's PostgreSQL. Downstream: the measurements in `copy.py` and
+`backlog.py`. Invariant: both contenders use these same two servers, each with a
+target database of its own, and the data is compared after every timed piece.
 """
 
 from __future__ import annotations
@@ -46,10 +46,15 @@ class Bed:
     target: EmbeddedPostgres
     broker: EmbeddedNats
     directory: Path
+    shards: int
+    """Writer processes of every pgflo worker of this run."""
+    profile: bool
+    """Whether to look into the destination while pgflo works."""
 
     def connect(self, server: EmbeddedPostgres, dbname: str) -> psycopg.Connection:
-        """Open an autocommit connection to `dbname`."""
-        return psycopg.connect(server.dsn(dbname), autocommit=True)
+        """Open an autocommit connection to `dbname`; what it executes is in no profile."""
+        untracked = "-c pg_stat_statements.track=none"
+        return psycopg.connect(server.dsn(dbname), autocommit=True, options=untracked)
 
     def tool(self, name: str, *arguments: str, dbname: str, server: EmbeddedPostgres) -> str:
         """Run a client program of the servers' own installation and return what it prints."""
@@ -82,7 +87,7 @@ class Bed:
 
 
 @contextlib.contextmanager
-def servers() -> Iterator[Bed]:
+def servers(*, shards: int, profile: bool) -> Iterator[Bed]:
     """Start the servers and remove them with all they stored."""
     with (
         tempfile.TemporaryDirectory(prefix="pgflo-bench-") as name,
@@ -90,7 +95,7 @@ def servers() -> Iterator[Bed]:
         _server() as target,
         EmbeddedNats(throw_away_directory("pgflo-bench-"), throw_away=True) as broker,
     ):
-        yield Bed(source, target, broker, Path(name))
+        yield Bed(source, target, broker, Path(name), shards, profile)
 
 
 def _server() -> EmbeddedPostgres:
@@ -108,21 +113,31 @@ def wait_for(question: Callable[[], bool], *, limit_s: float, what: str) -> None
         time.sleep(POLL_S)
 
 
-def fingerprint(conn: psycopg.Connection, table: str) -> tuple[int, int]:
+def fingerprint(
+    conn: psycopg.Connection, table: str, columns: tuple[str, ...] = ()
+) -> tuple[int, int]:
     """Count the rows of `table` and sum a hash of each: equal on both sides or the run is void."""
+    compared = sql.SQL(", ").join(map(sql.Identifier, columns)) if columns else sql.SQL("*")
     row = conn.execute(
-        sql.SQL("SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {} t").format(
-            sql.Identifier(table)
-        )
+        sql.SQL(
+            "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0)"
+            " FROM (SELECT {} FROM {}) t"
+        ).format(compared, sql.Identifier(table))
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
 
 
-def assert_equal(bed: Bed, source_db: str, target_db: str, tables: tuple[str, ...]) -> None:
+def assert_equal(
+    bed: Bed,
+    source_db: str,
+    target_db: str,
+    tables: tuple[str, ...],
+    columns: tuple[str, ...] = (),
+) -> None:
     """Compare every table of both databases and stop the run where they differ."""
     with bed.connect(bed.source, source_db) as left, bed.connect(bed.target, target_db) as right:
         for table in tables:
-            if fingerprint(left, table) != fingerprint(right, table):
+            if fingerprint(left, table, columns) != fingerprint(right, table, columns):
                 message = f"table {table} differs between {source_db} and {target_db}: a void run"
                 raise AssertionError(message)

@@ -1,7 +1,7 @@
 """The two contenders: pgflo as a user starts it, and PostgreSQL's own subscription.
 
 Upstream: `bed.py`. Downstream: the measurements. Invariant: pgflo runs as separate processes
-through its command line, with nothing switched off; memory is sampled over its whole tree.
+through its command line, with nothing switched off.
 """
 
 from __future__ import annotations
@@ -10,79 +10,20 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
-import psycopg
 from psycopg import sql
+
+from benches.e2e.bed import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import psycopg
+
     from benches.e2e.bed import Bed
-
-SAMPLE_S = 0.1
-"""Pause between memory samples, in seconds."""
-
-
-@dataclass
-class Usage:
-    """Peak resident bytes and CPU seconds by process title, over one timed piece."""
-
-    peak_bytes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _cpu_by_pid: dict[int, tuple[str, float]] = field(default_factory=dict)
-
-    def sample(self, roots: Sequence[int]) -> None:
-        """Look once at every process below `roots`."""
-        for root in roots:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(root)
-                for process in (parent, *parent.children(recursive=True)):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        name = " ".join(process.cmdline()).split(" --")[0][:60] or process.name()
-                        rss = process.memory_info().rss
-                        times = process.cpu_times()
-                        self.peak_bytes[name] = max(self.peak_bytes[name], rss)
-                        self._cpu_by_pid[process.pid] = (name, times.user + times.system)
-
-    def finish(self) -> None:
-        """Add up CPU by title."""
-        for name, seconds in self._cpu_by_pid.values():
-            self.cpu_s[name] += seconds
-
-    def report(self) -> str:
-        """One line per title: peak MiB and CPU seconds."""
-        return "\n".join(
-            f"      {name:<60} {self.peak_bytes[name] / 2**20:6.0f} MiB"
-            f" {self.cpu_s[name]:7.2f} s CPU"
-            for name in sorted(self.peak_bytes)
-        )
-
-
-@contextlib.contextmanager
-def sampled(bed: Bed, processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[Usage]:
-    """Sample the trees of `processes`, and the broker, until the block ends."""
-    usage, done = Usage(), threading.Event()
-    roots = [bed.broker.pid, *(process.pid for process in processes)]
-
-    def loop() -> None:
-        while not done.wait(SAMPLE_S):
-            usage.sample(roots)
-
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
-        yield usage
-    finally:
-        usage.sample(roots)
-        done.set()
-        thread.join()
-        usage.finish()
 
 
 def has_ended(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
@@ -111,6 +52,11 @@ class Pgflo:
             "PG_FLO_LOG_FORMAT": "json",
         }
 
+    @property
+    def _worker_flags(self) -> tuple[str, ...]:
+        """One shard is the default, which needs no flag."""
+        return () if self.bed.shards == 1 else ("--shards", str(self.bed.shards))
+
     def _start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         with log.open("ab") as stderr:
             return subprocess.Popen(
@@ -123,7 +69,7 @@ class Pgflo:
         log = self.bed.directory / f"{self.group}.log"
         processes = [
             self._start("replicate", *mode, log=log),
-            self._start("worker", "postgres", log=log),
+            self._start("worker", "postgres", *self._worker_flags, log=log),
         ]
         try:
             yield processes
@@ -211,6 +157,18 @@ class Native:
     def enable(self, conn: psycopg.Connection) -> None:
         """Let the subscription run."""
         conn.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(self.name)))
+
+    def disable(self, conn: psycopg.Connection) -> None:
+        """Stop the subscription, and return when its processes no longer cost anything."""
+        conn.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(self.name)))
+        with self.bed.connect(self.bed.source, self.source_db) as source:
+            wait_for(lambda: not self._is_read(source), limit_s=60, what="end of the subscription")
+
+    def _is_read(self, conn: psycopg.Connection) -> bool:
+        row = conn.execute(
+            "SELECT active FROM pg_replication_slots WHERE slot_name = %s", (self.name,)
+        ).fetchone()
+        return bool(row and row[0])
 
     def copied(self, conn: psycopg.Connection) -> bool:
         """Tell whether every table's initial synchronisation is done."""

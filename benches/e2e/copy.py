@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from benches.e2e.bed import Bed, assert_equal, wait_for
-from benches.e2e.contenders import Native, Pgflo, has_ended, sampled
+from benches.e2e.contenders import Native, Pgflo, has_ended
+from benches.e2e.observe import Piece, watched_native, watched_pgflo
 
 TABLE = "orders"
 LIMIT_S = 600.0
@@ -45,32 +46,31 @@ def _fresh_target(bed: Bed, dbname: str) -> None:
         conn.execute("CHECKPOINT")
 
 
-def native_round(bed: Bed) -> float:
-    """Time one native initial synchronisation, in seconds."""
+def native_round(bed: Bed) -> Piece:
+    """Time one native initial synchronisation."""
     _fresh_target(bed, "copy_native")
     native = Native(bed, "bench_copy", "copy", "copy_native")
     native.publish((TABLE,))
-    with bed.connect(bed.target, "copy_native") as conn:
+    with bed.connect(bed.target, "copy_native") as conn, watched_native(native, conn) as usage:
         started = time.monotonic()
         native.subscribe(copy_data=True, enabled=True)
         wait_for(lambda: native.copied(conn), limit_s=LIMIT_S, what="native copy")
         elapsed = time.monotonic() - started
     native.remove()
     assert_equal(bed, "copy", "copy_native", (TABLE,))
-    return elapsed
+    return Piece(elapsed, usage.costs())
 
 
-def pgflo_round(bed: Bed, rows: int, workers: int, number: int) -> tuple[float, str]:
-    """Time one copy by pgflo, in seconds, with its memory and CPU report."""
+def pgflo_round(bed: Bed, rows: int, workers: int, number: int) -> Piece:
+    """Time one copy by pgflo."""
     _fresh_target(bed, "copy_pgflo")
     ours = Pgflo(bed, f"copy_{number}", "copy", "copy_pgflo")
+    flags = ("--copy-and-stream", "--max-copy-workers-per-table", str(workers), "--tables", TABLE)
     with bed.connect(bed.target, "copy_pgflo") as conn:
         started = time.monotonic()
         with (
-            ours.running(
-                "--copy-and-stream", "--max-copy-workers-per-table", str(workers), "--tables", TABLE
-            ) as processes,
-            sampled(bed, processes) as usage,
+            ours.running(*flags) as processes,
+            watched_pgflo(ours, processes, conn) as usage,
         ):
             wait_for(
                 lambda: ours.copied_rows(conn) == rows or has_ended(processes),
@@ -80,4 +80,4 @@ def pgflo_round(bed: Bed, rows: int, workers: int, number: int) -> tuple[float, 
             elapsed = time.monotonic() - started
     assert_equal(bed, "copy", "copy_pgflo", (TABLE,))
     ours.forget()
-    return elapsed, usage.report()
+    return Piece(elapsed, usage.costs())

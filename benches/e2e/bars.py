@@ -1,0 +1,49 @@
+"""What a run has to reach, and whether it did.
+
+Upstream: `__main__.py`. Invariant: a median decides, and a bar that is missed is printed where it
+is missed and again at the end.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RATIO_BARS = {"copy": 0.6, "pgbench": 2.0, "mixed": 1.3}
+"""Least acceptable ratio native seconds / pgflo seconds: above 1, pgflo is the faster one."""
+
+
+def say(text: str) -> None:
+    """Print at once: a run takes minutes."""
+    print(text, flush=True)
+
+
+@dataclass
+class Verdicts:
+    """Judges each figure and remembers what was missed."""
+
+    missed: list[str] = field(default_factory=list)
+
+    def _judge(self, text: str, *, passed: bool) -> None:
+        say(f"  {text} {'ok' if passed else 'MISSED'}")
+        if not passed:
+            self.missed.append(text)
+
+    def ratio(self, name: str, ratios: Sequence[float]) -> None:
+        """Hold the median of the rounds against the bar of `name`."""
+        median, bar = statistics.median(ratios), RATIO_BARS[name]
+        rounds = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        self._judge(
+            f"{name}: median {median:.2f} x native (rounds {rounds}; bar {bar:.1f})",
+            passed=median >= bar,
+        )
+
+    def finish(self) -> int:
+        """Name every bar that was missed, and return the exit code."""
+        for text in self.missed:
+            say(f"missed: {text}")
+        return 1 if self.missed else 0
