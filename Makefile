@@ -88,9 +88,9 @@ chaos: install ## kill -9, lost answers and a broker that forgets, under load
 bench: install ## Rust decoder against the Python oracle (pytest-benchmark)
 	$(PYTEST) benches/python --benchmark-verbose
 
-# What to measure and how much of it: BENCH="pgbench --shards 2 --profile", BENCH=--help.
+# What to measure and how much of it: BENCH="pgbench latency --shards 2 --profile", BENCH=--help.
 BENCH ?=
-bench-e2e: install ## copy and backlogs against native replication
+bench-e2e: install ## copy, backlogs, latency, against native replication
 	$(BIN)/python -m benches.e2e $(BENCH)
 
 bench-gate: install ## fail when a hot path executes 5 % more instructions than it did

@@ -12,17 +12,18 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benches.e2e import backlog, copy, profile, usage
+from benches.e2e import backlog, copy, latency, profile, usage
 from benches.e2e.bars import Verdicts, say
 from benches.e2e.bed import Bed, servers
 from benches.e2e.loads import mixed_load, pgbench_load
+from benches.e2e.pacing import Schedule
 
 if TYPE_CHECKING:
     from benches.e2e.loads import Load
     from benches.e2e.observe import Piece
     from benches.e2e.usage import Costs
 
-WHAT = ("copy", "pgbench", "mixed")
+WHAT = ("copy", "pgbench", "mixed", "latency")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Sizes:
     transactions: int | None = None
     """Of pgbench, in place of `seconds`."""
     mixed_transactions: int = 10_000
+    rate: int = 500
+    latency_seconds: int = 20
 
 
 FULL = Sizes()
@@ -48,6 +51,7 @@ SHORT = Sizes(
     scale=5,
     transactions=2_000,
     mixed_transactions=500,
+    latency_seconds=5,
 )
 """To see that everything runs. Starting pgflo is most of its time then: ratios say nothing."""
 
@@ -103,6 +107,22 @@ def run_backlog(bed: Bed, name: str, load: Load, rounds: int, verdicts: Verdicts
     verdicts.ratio(name, ratios)
 
 
+def run_latency(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
+    """Let both follow the same light load and print each round."""
+    schedule = Schedule(0, sizes.rate, sizes.latency_seconds)
+    say(f"latency, {schedule.rate_per_s} single inserts a second for {schedule.seconds} s")
+    rounds, costs = [], []
+    for number in range(1, sizes.rounds + 1):
+        result = latency.one_round(bed, schedule, number)
+        rounds.append(result.pgflo)
+        costs.append((result.pgflo.costs, result.changes))
+        say(f"  round {number}: native {result.native}\n           pgflo  {result.pgflo}")
+        say(f"    native\n{usage.lines(result.native.costs, result.changes)}")
+        say(f"    pgflo\n{usage.lines(result.pgflo.costs, result.changes)}")
+    _say_over_rounds(costs)
+    verdicts.latency({"p50": [one.p50_ms for one in rounds], "p99": [one.p99_ms for one in rounds]})
+
+
 def _parse() -> tuple[argparse.Namespace, Sizes]:
     parser = argparse.ArgumentParser(prog="benches.e2e", description=__doc__)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(WHAT)}; else all")
@@ -150,6 +170,8 @@ def main() -> int:
         if "mixed" in wanted:
             mixed = mixed_load(transactions=sizes.mixed_transactions)
             run_backlog(bed, "mixed", mixed, sizes.rounds, verdicts)
+        if "latency" in wanted:
+            run_latency(bed, sizes, verdicts)
     return verdicts.finish()
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 RATIO_BARS = {"copy": 0.6, "pgbench": 2.0, "mixed": 1.3}
 """Least acceptable ratio native seconds / pgflo seconds: above 1, pgflo is the faster one."""
+LATENCY_BARS_MS = {"p50": 10.0, "p99": 50.0}
+"""From commit at the source to the row at the destination."""
 
 
 def say(text: str) -> None:
@@ -41,6 +43,16 @@ class Verdicts:
             f"{name}: median {median:.2f} x native (rounds {rounds}; bar {bar:.1f})",
             passed=median >= bar,
         )
+
+    def latency(self, rounds_ms: Mapping[str, Sequence[float]]) -> None:
+        """Hold the median of each percentile over the rounds against its bar."""
+        for name, bar_ms in LATENCY_BARS_MS.items():
+            median_ms = statistics.median(rounds_ms[name])
+            rounds = ", ".join(f"{one_ms:.1f}" for one_ms in rounds_ms[name])
+            self._judge(
+                f"latency {name}: median {median_ms:.1f} ms (rounds {rounds}; bar {bar_ms:.0f} ms)",
+                passed=median_ms <= bar_ms,
+            )
 
     def finish(self) -> int:
         """Name every bar that was missed, and return the exit code."""
