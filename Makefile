@@ -90,7 +90,7 @@ bench: install ## Rust decoder against the Python oracle (pytest-benchmark)
 
 # What to measure and how much of it: BENCH="pgbench latency --shards 2 --profile", BENCH=--help.
 BENCH ?=
-bench-e2e: install ## copy, backlogs, latency, against native replication
+bench-e2e: install ## copy, backlogs, latency, a large transaction, against native replication
 	$(BIN)/python -m benches.e2e $(BENCH)
 
 bench-gate: install ## fail when a hot path executes 5 % more instructions than it did

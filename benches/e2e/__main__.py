@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benches.e2e import backlog, copy, latency, profile, usage
+from benches.e2e import backlog, bigtx, copy, latency, profile, roles, usage
 from benches.e2e.bars import Verdicts, say
 from benches.e2e.bed import Bed, servers
 from benches.e2e.loads import mixed_load, pgbench_load
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from benches.e2e.observe import Piece
     from benches.e2e.usage import Costs
 
-WHAT = ("copy", "pgbench", "mixed", "latency")
+WHAT = ("copy", "pgbench", "mixed", "latency", "bigtx")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Sizes:
     mixed_transactions: int = 10_000
     rate: int = 500
     latency_seconds: int = 20
+    bigtx_rows: int = 10_000_000
 
 
 FULL = Sizes()
@@ -52,6 +53,7 @@ SHORT = Sizes(
     transactions=2_000,
     mixed_transactions=500,
     latency_seconds=5,
+    bigtx_rows=200_000,
 )
 """To see that everything runs. Starting pgflo is most of its time then: ratios say nothing."""
 
@@ -123,6 +125,28 @@ def run_latency(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
     verdicts.latency({"p50": [one.p50_ms for one in rounds], "p99": [one.p99_ms for one in rounds]})
 
 
+def run_bigtx(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
+    """Stream one transaction of many rows."""
+    say(
+        f"one transaction of {sizes.bigtx_rows} rows, {bigtx.WAL_SENDER_TIMEOUT} of silence allowed"
+    )
+    outcome = bigtx.run(bed, sizes.bigtx_rows)
+    piece = outcome.piece
+    say(
+        f"  pgflo {piece.seconds:.2f} s after the commit"
+        f" ({sizes.bigtx_rows / piece.seconds:.0f} rows/s), data equal,"
+        f" a reader looked {outcome.looks} times"
+    )
+    say(usage.lines(piece.costs, sizes.bigtx_rows))
+    peaks_mb = {
+        role: cost.peak_bytes / usage.MB
+        for role, cost in piece.costs.items()
+        if roles.is_pgflo(role)
+    }
+    verdicts.memory("bigtx", peaks_mb)
+    verdicts.promise("bigtx: one connection to the source throughout", kept=outcome.connection_held)
+
+
 def _parse() -> tuple[argparse.Namespace, Sizes]:
     parser = argparse.ArgumentParser(prog="benches.e2e", description=__doc__)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join(WHAT)}; else all")
@@ -172,6 +196,8 @@ def main() -> int:
             run_backlog(bed, "mixed", mixed, sizes.rounds, verdicts)
         if "latency" in wanted:
             run_latency(bed, sizes, verdicts)
+        if "bigtx" in wanted:
+            run_bigtx(bed, sizes, verdicts)
     return verdicts.finish()
 
 

@@ -17,6 +17,8 @@ RATIO_BARS = {"copy": 0.6, "pgbench": 2.0, "mixed": 1.3}
 """Least acceptable ratio native seconds / pgflo seconds: above 1, pgflo is the faster one."""
 LATENCY_BARS_MS = {"p50": 10.0, "p99": 50.0}
 """From commit at the source to the row at the destination."""
+MEMORY_BAR_MB = 200.0
+"""Peak resident memory of any process of ours during a transaction of any size."""
 
 
 def say(text: str) -> None:
@@ -53,6 +55,18 @@ class Verdicts:
                 f"latency {name}: median {median_ms:.1f} ms (rounds {rounds}; bar {bar_ms:.0f} ms)",
                 passed=median_ms <= bar_ms,
             )
+
+    def memory(self, name: str, peaks_mb: Mapping[str, float]) -> None:
+        """Hold the largest process against the bar."""
+        role = max(peaks_mb, key=lambda role: peaks_mb[role])
+        self._judge(
+            f"{name}: largest process {role}, {peaks_mb[role]:.0f} MB (bar {MEMORY_BAR_MB:.0f} MB)",
+            passed=peaks_mb[role] <= MEMORY_BAR_MB,
+        )
+
+    def promise(self, text: str, *, kept: bool) -> None:
+        """Hold what has no number."""
+        self._judge(text, passed=kept)
 
     def finish(self) -> int:
         """Name every bar that was missed, and return the exit code."""

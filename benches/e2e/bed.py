@@ -1,7 +1,7 @@
 """The test bed of a run: one source server, one target server, default durability, throw-away.
 
-Upstream: the machine's PostgreSQL. Downstream: the measurements in `copy.py`, `backlog.py`
-and `latency.py`. Invariant: both contenders use these same two servers, each with a
+Upstream: the machine's PostgreSQL. Downstream: the measurements in `copy.py`, `backlog.py`,
+`latency.py` and `bigtx.py`. Invariant: both contenders use these same two servers, each with a
 target database of its own, and the data is compared after every timed piece.
 """
 
