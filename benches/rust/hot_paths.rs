@@ -173,7 +173,7 @@ fn statement(columns: u16) -> Statement {
 fn replay(envelope: Vec<u8>, changes: u64) -> Result<u64, CoreError> {
     let mut executor = Nowhere { submitted: 0 };
     let mut replay = Replay::default();
-    replay.load(body_of(&envelope), start(), start());
+    replay.load(body_of(&envelope), start(), start(), None);
     let mut columns = 0;
     loop {
         match replay.run(&mut executor, false)? {

@@ -110,7 +110,7 @@ fuzz_target!(|input: &[u8]| {
         last: Position::default(),
     };
     let mut replay = Replay::default();
-    replay.load(body, start, after);
+    replay.load(body, start, after, None);
     let mut columns = std::collections::HashMap::new();
     let mut asked = HashSet::new();
     let outcome = loop {

@@ -8,6 +8,7 @@ mod envelope;
 mod error;
 mod lsn;
 mod messages;
+mod net;
 mod pump;
 mod replay;
 mod step;
@@ -57,6 +58,8 @@ mod _core {
     const PUMP_END: u8 = crate::pump::PUMP_END;
     #[pymodule_export]
     const PUMP_FAILED: u8 = crate::pump::PUMP_FAILED;
+    #[pymodule_export]
+    use crate::net::{Group, NetEffect, Route};
     #[pymodule_export]
     use crate::replay::{Replay, Statement};
     #[pymodule_export]

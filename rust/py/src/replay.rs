@@ -72,15 +72,17 @@ impl Replay {
     }
 
     /// Takes one whole logical body.
+    #[pyo3(signature = (body, prev, after, only = None))]
     fn load(
         &self,
         py: Python<'_>,
         body: Bytes,
         prev: (u64, u64),
         after: (u64, u64),
+        only: Option<Vec<u32>>,
     ) -> PyResult<()> {
         self.with(py, |replay| {
-            replay.load(body, position(prev), position(after));
+            replay.load(body, position(prev), position(after), only);
             Ok(())
         })
     }
@@ -150,6 +152,6 @@ fn call_of(py: Python<'_>, name: String, params: Params) -> PyResult<Call> {
     })
 }
 
-const fn position((commit_lsn, ordinal): (u64, u64)) -> Position {
+pub const fn position((commit_lsn, ordinal): (u64, u64)) -> Position {
     Position::new(Lsn(commit_lsn), ordinal)
 }

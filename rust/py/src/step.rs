@@ -202,7 +202,7 @@ impl Step {
     }
 }
 
-fn described(py: Python<'_>, relation: &apply::Relation) -> PyResult<Py<Relation>> {
+pub fn described(py: Python<'_>, relation: &apply::Relation) -> PyResult<Py<Relation>> {
     let columns = relation.columns.iter().map(|column| {
         let apply::Column {
             name,

@@ -5,6 +5,7 @@
 
 mod change;
 mod executor;
+mod net;
 mod relations;
 mod replay;
 mod statement;
@@ -12,6 +13,7 @@ mod step;
 mod walk;
 
 pub use executor::{CONNECTION_FAILURE, Cause, Executor, Param, Place, Refusal};
+pub use net::{Group, Kind, Net, NetStep, Route, Unfit};
 pub use relations::{Column, Relation};
 pub use replay::Replay;
 pub use statement::{Call, Conflict, Op, Shape, Source, Statement};

@@ -2,7 +2,8 @@
 //!
 //! Upstream: a whole logical body and the position that the destination has reached. Downstream: an
 //! [`Executor`]. Invariants: changes are submitted in source order, each at most once per load; none at
-//! or before the reached position; none before the caller knows its relation in that version.
+//! or before the reached position; none before the caller knows its relation in that version; none of
+//! a relation that the caller did not ask for.
 
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct Replay<B> {
     body: Option<B>,
     walk: Walk,
     after: Position,
+    /// Relations whose changes are replayed; none means all.
+    only: Option<Vec<u32>>,
     relations: Relations,
     changes: u64,
     conflicts: Conflicts,
@@ -33,6 +36,7 @@ impl<B> Default for Replay<B> {
             body: None,
             walk: Walk::default(),
             after: Position::default(),
+            only: None,
             relations: Relations::default(),
             changes: 0,
             conflicts: Conflicts::default(),
@@ -41,12 +45,14 @@ impl<B> Default for Replay<B> {
 }
 
 impl<B: AsRef<[u8]>> Replay<B> {
-    /// Takes one whole body. The chain stood at `prev` before it; changes up to `after` are skipped.
-    /// Counters start anew, relations and statements stay.
-    pub fn load(&mut self, body: B, prev: Position, after: Position) {
+    /// Takes one whole body. The chain stood at `prev` before it; changes up to `after` are skipped, and
+    /// so are those of relations outside of `only` (a few, if given). Counters start anew, relations and
+    /// statements stay.
+    pub fn load(&mut self, body: B, prev: Position, after: Position, only: Option<Vec<u32>>) {
         self.body = Some(body);
         self.walk = Walk::new(prev);
         self.after = after;
+        self.only = only;
         self.changes = 0;
         self.conflicts = Conflicts::default();
     }
@@ -124,6 +130,7 @@ impl<B: AsRef<[u8]>> Replay<B> {
             body,
             walk,
             after,
+            only,
             relations,
             changes,
             conflicts,
@@ -135,7 +142,8 @@ impl<B: AsRef<[u8]>> Replay<B> {
         let mut scratch = Scratch::default();
         while let Some(next) = walk.peek(body)? {
             let position = walk.next_position();
-            if !next.message.is_change() || position <= *after {
+            let is_asked = only.as_ref().is_none_or(|only| is_of(&next.message, only));
+            if !next.message.is_change() || position <= *after || !is_asked {
                 if let Message::Relation(described) = next.message {
                     relations.describe(next.bytes, &described);
                 }
@@ -171,6 +179,14 @@ impl<B: AsRef<[u8]>> Replay<B> {
             }
         }
         Ok(Step::Done)
+    }
+}
+
+/// Whether a change is one of these relations.
+fn is_of(message: &Message<'_>, only: &[u32]) -> bool {
+    match message {
+        Message::Truncate(truncate) => truncate.relation_oids().any(|oid| only.contains(&oid)),
+        message => Change::of(*message).is_some_and(|change| only.contains(&change.relation_oid)),
     }
 }
 

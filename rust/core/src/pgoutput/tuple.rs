@@ -63,6 +63,17 @@ impl<'a> Tuple<'a> {
         Ok(Self { cell_count, cells })
     }
 
+    /// A tuple that `decode` has seen before: `cells` begins with the first of them.
+    pub(crate) const fn again(cell_count: u16, cells: &'a [u8]) -> Self {
+        Self { cell_count, cells }
+    }
+
+    /// Where its first cell stands in the buffer that it was decoded from.
+    pub(crate) fn offset_in(&self, buffer: &[u8]) -> Option<usize> {
+        let offset = (self.cells.as_ptr() as usize).checked_sub(buffer.as_ptr() as usize)?;
+        (offset <= buffer.len()).then_some(offset)
+    }
+
     /// How many cells it has.
     #[must_use]
     pub const fn cell_count(&self) -> u16 {

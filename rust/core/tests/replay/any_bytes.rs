@@ -27,7 +27,7 @@ fn exhaust(body: Vec<u8>) {
     let steps = 3 * body.len() + 3;
     let mut replay = Replay::default();
     let mut executor = Recorder::default();
-    replay.load(body, NO_POSITION, at(100, 1));
+    replay.load(body, NO_POSITION, at(100, 1), None);
     for _ in 0..steps {
         match replay.run(&mut executor, false) {
             Err(_) | Ok(Step::Done | Step::Failed(..)) => return,

@@ -12,7 +12,7 @@ fn replayed(answer: Statement, rows: &[u64]) -> (Step, Conflicts, Vec<String>) {
         .insert(OID, "1")
         .commit(100);
     let mut replay = Replay::default();
-    replay.load(body.0, NO_POSITION, NO_POSITION);
+    replay.load(body.0, NO_POSITION, NO_POSITION, None);
     let mut executor = Recorder {
         rows: rows.iter().copied().collect(),
         ..Recorder::default()
@@ -112,7 +112,7 @@ fn careful_and_pipelined_changes_of_one_form_are_different_shapes() {
     let mut executor = Recorder::default();
     let mut shapes = Vec::new();
     for careful in [false, true] {
-        replay.load(body.clone().0, NO_POSITION, NO_POSITION);
+        replay.load(body.clone().0, NO_POSITION, NO_POSITION, None);
         loop {
             match replay.run(&mut executor, careful).unwrap() {
                 Step::Done => break,

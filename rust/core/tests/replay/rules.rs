@@ -9,7 +9,7 @@ use crate::script::{Body, NO_POSITION, OID, Recorder, at, run_through, statement
 
 fn loaded(body: Body, prev: Position, after: Position) -> Replay<Vec<u8>> {
     let mut replay = Replay::default();
-    replay.load(body.0, prev, after);
+    replay.load(body.0, prev, after, None);
     replay
 }
 
@@ -144,7 +144,7 @@ fn a_relation_that_comes_again_unchanged_keeps_its_version_and_statements() {
     let steps = run_through(&mut replay, &mut executor, 2).unwrap();
     assert_eq!(told(&steps), ["relation t v1", "statement Insert"]);
     // Nor does the next body ask again.
-    replay.load(body.commit(100).0, NO_POSITION, NO_POSITION);
+    replay.load(body.commit(100).0, NO_POSITION, NO_POSITION, None);
     assert_eq!(run_through(&mut replay, &mut executor, 2).unwrap(), []);
     assert_eq!((executor.sent.len(), replay.changes()), (4, 2));
 }
@@ -202,7 +202,7 @@ fn a_relation_whose_announcement_was_lost_to_a_failure_is_announced_again() {
         told(&[replay.run(&mut executor, false).unwrap()]),
         ["failed Rows(0)"]
     );
-    replay.load(body.0, NO_POSITION, NO_POSITION);
+    replay.load(body.0, NO_POSITION, NO_POSITION, None);
     assert_eq!(
         told(&[replay.run(&mut executor, false).unwrap()]),
         ["relation u v1"]
@@ -286,7 +286,12 @@ fn parameters_come_from_where_the_statement_says() {
 fn a_statement_that_asks_for_what_a_change_lacks_is_refused_when_it_is_registered() {
     let asked = |body: Body| {
         let mut replay = loaded(two_columns(), NO_POSITION, NO_POSITION);
-        replay.load([two_columns().0, body.0].concat(), NO_POSITION, NO_POSITION);
+        replay.load(
+            [two_columns().0, body.0].concat(),
+            NO_POSITION,
+            NO_POSITION,
+            None,
+        );
         replay.run(&mut Recorder::default(), false).unwrap();
         match replay.run(&mut Recorder::default(), false).unwrap() {
             Step::Statement(shape, _) => (replay, shape.id),
@@ -322,10 +327,10 @@ fn forgotten_statements_are_asked_for_again_under_a_new_number() {
     let mut executor = Recorder::default();
     run_through(&mut replay, &mut executor, 2).unwrap();
     replay.forget(OID + 1);
-    replay.load(body.clone().0, NO_POSITION, NO_POSITION);
+    replay.load(body.clone().0, NO_POSITION, NO_POSITION, None);
     assert_eq!(run_through(&mut replay, &mut executor, 2).unwrap(), []);
     replay.forget_all();
-    replay.load(body.0, NO_POSITION, NO_POSITION);
+    replay.load(body.0, NO_POSITION, NO_POSITION, None);
     assert_eq!(
         told(&run_through(&mut replay, &mut executor, 2).unwrap()),
         ["statement Insert"]
