@@ -135,7 +135,11 @@ def bodies(envelopes: Sequence[_core.Envelope]) -> list[Body]:
         parts.append(envelope.data[_core.HEADER_BYTES :])
         if header.part + 1 == header.parts:
             prev = (header.prev_commit_lsn, header.prev_ordinal)
-            joined.append(Body(b"".join(parts), prev, (header.commit_lsn, header.ordinal)))
+            end = (header.commit_lsn, header.ordinal)
+            is_closed = not header.transaction_open
+            joined.append(
+                Body(b"".join(parts), prev, end, header.end_lsn, header.changes, is_closed)
+            )
             parts = []
     return joined
 

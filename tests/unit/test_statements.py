@@ -14,7 +14,13 @@ INT, TEXT = 23, 25
 
 def column(name: str, type_oid: int = TEXT, **flags: bool) -> Column:
     return Column(
-        name, type_oid, flags.get("generated", False), flags.get("identity_always", False)
+        name,
+        type_oid,
+        flags.get("generated", False),
+        flags.get("identity_always", False),
+        array_oid=1000 + type_oid,
+        delimiter=ord(","),
+        type_name="a type",
     )
 
 
@@ -23,7 +29,8 @@ def key(*columns: str, immediate: bool = True, operator: str = "pg_catalog") -> 
 
 
 def table(*columns: Column, keys: tuple[UniqueKey, ...] = (), partitioned: bool = False) -> Table:
-    return Table(1, "public", "t", partitioned, {each.name: each for each in columns}, keys)
+    by_name = {each.name: each for each in columns}
+    return Table(1, "public", "t", partitioned, by_name, keys, acts_on_rows=False)
 
 
 PLAIN = table(column("id", INT), column("v"), column("big"), keys=(key("id"),))
@@ -157,7 +164,7 @@ def test_every_missing_column_is_named() -> None:
 
 
 def test_names_cannot_break_out_of_their_quotes() -> None:
-    evil = Table(1, 'a"b', "t; --", False, {'c"d': column('c"d')}, ())
+    evil = Table(1, 'a"b', "t; --", False, {'c"d': column('c"d')}, (), acts_on_rows=False)
     assert text(plan(Change("I"), Source(('c"d',), (), full=False), evil).primary) == (
         'INSERT INTO "a""b"."t; --" ("c""d") VALUES ($1)'
     )

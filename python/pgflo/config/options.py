@@ -216,7 +216,7 @@ BATCH_SIZE = Option(
     "batch-size",
     "Changes after which a transaction ends.",
     Type.INTEGER,
-    default="2000",
+    default="250000",
     metavar="ROWS",
     least=1,
 )

@@ -87,7 +87,9 @@ def _apply(transactions: Transactions, envelopes: list[bytes], step: Step) -> Do
             continue
         if header.kind == _core.KIND_CHANGES:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
-            bodies.append(Body(data, (header.prev_commit_lsn, header.prev_ordinal), end))
+            prev = (header.prev_commit_lsn, header.prev_ordinal)
+            is_closed = not header.transaction_open
+            bodies.append(Body(data, prev, end, end_lsn, header.changes, is_closed))
         parts = []
     if bodies:
         transactions.step(bodies)

@@ -26,7 +26,7 @@ from pgflo.sinks.postgres.truncate import truncate
 from pgflo.source.pump import native_pump
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from psycopg.rows import TupleRow
 
@@ -48,6 +48,10 @@ class Body:
     data: bytes | memoryview
     prev: tuple[int, int]
     end: tuple[int, int]
+    end_lsn: int
+    changes: int
+    is_closed: bool
+    """No transaction continues behind it."""
 
 
 class Applier:
@@ -73,14 +77,19 @@ class Applier:
         self._numbers = itertools.count(1)
 
     def apply(
-        self, body: Body, after: tuple[int, int], *, careful: bool
+        self,
+        body: Body,
+        after: tuple[int, int],
+        *,
+        careful: bool,
+        only: list[int] | None = None,
     ) -> tuple[int, Counter[str]]:
         """Apply what stands behind `after`; give the number of changes, and conflicts by kind.
 
-        Raises `NotAsExpectedError` in normal mode, `PgfloError` with table and position in careful
-        mode and for what no mode can mend.
+        `only`: OIDs of the relations that are wanted. Raises `NotAsExpectedError` in normal mode,
+        `PgfloError` with table and position in careful mode and for what no mode can mend.
         """
-        self._replay.load(body.data, body.prev, after)
+        self._replay.load(body.data, body.prev, after, only)
         while True:
             step = self._replay.run(careful=careful)
             match step.kind:
@@ -106,8 +115,7 @@ class Applier:
         self._replay.forget(relation.oid)
         self._relations[relation.oid] = relation
         self._tables.pop(relation.oid, None)
-        for name in self._prepared.pop(relation.oid, ()):
-            self._conn.execute(sql.SQL("DEALLOCATE {}").format(sql.Identifier(name)))
+        deallocate(self._conn, self._prepared.pop(relation.oid, ()))
 
     def _table(self, relation: _core.Relation, position: str) -> Table:
         table = self._tables.get(relation.oid)
@@ -222,6 +230,12 @@ class Applier:
         return PgfloError(
             errors.SINK_REFUSED, f"{operation} on {table} at {position}: {why}", **context
         )
+
+
+def deallocate(conn: psycopg.Connection[TupleRow], names: Iterable[str]) -> None:
+    """Drop prepared statements."""
+    for name in names:
+        conn.execute(sql.SQL("DEALLOCATE {}").format(sql.Identifier(name)))
 
 
 def _given(value: T | None) -> T:

@@ -19,14 +19,21 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 TABLE_QUERY = """
-SELECT c.oid::bigint, c.relkind = 'p'
+SELECT c.oid::bigint, c.relkind = 'p',
+    c.relhasrules OR EXISTS (
+        SELECT FROM pg_trigger g WHERE g.tgenabled IN ('A', 'R') AND (
+            g.tgrelid = c.oid OR g.tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid))
+        )
+    )
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
 
 COLUMNS_QUERY = """
-SELECT attname, atttypid::bigint, attgenerated <> '', attidentity = 'a'
-FROM pg_attribute
+SELECT attname, atttypid::bigint, attgenerated <> '', attidentity = 'a',
+    CASE WHEN 'c' IN (t.typtype, b.typtype) THEN 0 ELSE t.typarray::bigint END,
+    ascii(t.typdelim::text), format_type(t.oid, -1)
+FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype
 WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum
 """
@@ -60,6 +67,12 @@ class Column:
     generated: bool
     identity_always: bool
     """GENERATED ALWAYS AS IDENTITY: an INSERT must override it, an UPDATE cannot set it."""
+    array_oid: int
+    """Type of arrays of its type; 0 if there is none, or if its elements come apart in FROM."""
+    delimiter: int
+    """The byte between two elements of such an array."""
+    type_name: str
+    """Its type without modifier, as SQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,8 @@ class Table:
     columns: dict[str, Column]
     keys: tuple[UniqueKey, ...]
     """Unique keys, the primary one first."""
+    acts_on_rows: bool
+    """It has rules, or triggers that fire in replica role: they are to see each single change."""
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -114,7 +129,7 @@ def load_table(conn: psycopg.Connection[TupleRow], schema: str, name: str) -> Ta
     found = conn.execute(TABLE_QUERY, (schema, name)).fetchone()
     if found is None:
         return None
-    oid, partitioned = found
+    oid, partitioned, acts_on_rows = found
     columns = {row[0]: Column(*row) for row in conn.execute(COLUMNS_QUERY, (oid,))}
     keys = tuple(
         UniqueKey(
@@ -128,7 +143,7 @@ def load_table(conn: psycopg.Connection[TupleRow], schema: str, name: str) -> Ta
             KEYS_QUERY, (oid,)
         )
     )
-    return Table(oid, schema, name, partitioned, columns, keys)
+    return Table(oid, schema, name, partitioned, columns, keys, acts_on_rows)
 
 
 def find_table(

@@ -67,6 +67,11 @@ PINNED_SETTINGS: Mapping[str, str] = {
     # one at once, a scan reads them all (measured: 11 against 23 µs per change of pgbench).
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
+    # An epoch's rows are looked up one by one, in the order of the key: never by reading the table.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # Room for the rows of an epoch, so that they are not spilled to disk on their way.
+    "work_mem": "64MB",
     # Set per role or database, these would end a long transaction that is working as it should.
     "statement_timeout": "0",
     "lock_timeout": "0",

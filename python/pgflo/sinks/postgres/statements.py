@@ -89,6 +89,25 @@ def plan(change: Change, source: Source, table: Table) -> Plan:
     return _Builder(change, source, table).plan()
 
 
+def row_constraint(source: Source, table: Table) -> UniqueKey | None:
+    """Find the destination's unique key that the source's rows can violate by identity."""
+    if source.full or not source.key:
+        key = table.row_key()
+        return key if key and set(key.columns) <= set(source.columns) else None
+    return table.key_over([source.columns[n] for n in source.key])
+
+
+def by_operator(
+    left: sql.Composable, operator: tuple[str, str], right: sql.Composable
+) -> sql.Composable:
+    """Compare with an operator given by schema and name."""
+    schema, name = operator
+    # Operator names cannot be quoted; this one was read from pg_operator.
+    return sql.SQL("{} OPERATOR({}.{}) {}").format(
+        left, sql.Identifier(schema), sql.SQL(name), right
+    )
+
+
 @dataclass(slots=True)
 class _Params:
     """Numbers the parameters of one statement; the same value has one number."""
@@ -126,7 +145,7 @@ class _Builder:
         self._number = {name: number for number, name in enumerate(source.columns)}
         self._columns = [table.columns[name] for name in source.columns]
         self._written = [n for n, column in enumerate(self._columns) if not column.generated]
-        self._constraint = self._find_constraint()
+        self._constraint = row_constraint(source, table)
         self._key = self._find_key()
 
     def plan(self) -> Plan:
@@ -144,13 +163,6 @@ class _Builder:
 
     # --- what tells a row
 
-    def _find_constraint(self) -> UniqueKey | None:
-        """Find the destination's unique key that the source's rows can violate by identity."""
-        if self._source.full or not self._source.key:
-            key = self._table.row_key()
-            return key if key and all(name in self._number for name in key.columns) else None
-        return self._table.key_over([self._source.columns[n] for n in self._source.key])
-
     def _find_key(self) -> tuple[int, ...]:
         """Numbers of the columns by which rows are found; none: by their image."""
         if self._constraint is not None:
@@ -164,9 +176,9 @@ class _Builder:
             else ()
         )
         return sql.SQL(" AND ").join(
-            sql.SQL("{} OPERATOR({}.{}) {}").format(
+            by_operator(
                 sql.Identifier(self._source.columns[n]),
-                *_operator(operators.get(self._source.columns[n], ("pg_catalog", "="))),
+                operators.get(self._source.columns[n], ("pg_catalog", "=")),
                 self._value(params, side, n),
             )
             for n in self._key
@@ -309,9 +321,3 @@ class _Builder:
 
 def _join(names: Iterable[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, names))
-
-
-def _operator(name: tuple[str, str]) -> tuple[sql.Composable, sql.Composable]:
-    schema, operator = name
-    # Operator names cannot be quoted; this one was read from pg_operator.
-    return sql.Identifier(schema), sql.SQL(operator)

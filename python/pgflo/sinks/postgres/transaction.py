@@ -1,13 +1,20 @@
 """Destination transactions: steps of changes, and the position they lead to, committed together.
 
-Upstream: the writer process hands over steps. Downstream: `apply`, `progress`, the destination.
+Upstream: the writer process hands over steps. Downstream: `groups` (net effects), `apply` (replay),
+`progress`, the destination.
 Invariant: COMMIT is sent only after the progress row moved from where this transaction began.
 
 An epoch is one step: BEGIN, SAVEPOINT, changes, progress row, COMMIT. A source transaction larger
 than an epoch comes as several steps, of which only the last commits. Each step has a savepoint of
-its own, and only that step is held in memory: when it does not go as expected it alone is rolled
-back and applied again carefully. That is sound because the steps before it went as expected, row
-by row and in source order: careful mode would have done exactly the same.
+its own, and only that step is held in memory.
+
+There are three ways to apply changes, each tried when the one before it did not go as the changes
+say: as net effects, as one statement per change, and as one statement per change that may find
+another row than expected. The last two go body by body, so that what is odd about one change does
+not slow down the others. Where bodies end with a transaction of the source they are committed
+there: a row that is changed again and again would gather its versions in one transaction. All that
+is sound because what came before went as expected, row by row: the careful way would have done the
+same.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from pgflo import _core
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.apply import Applier, Body, NotAsExpectedError
 from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.groups import GroupApplier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +42,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgflo.sinks.postgres")
 
+FEWEST_GROUPED_CHANGES = 150
+"""Below that a statement per change, all in one pipeline, is done sooner than a round trip for each
+group (measured: 0.1 ms against 0.5 ms for a single change of four tables, even at 100 to 200)."""
+
+MOST_SLOW_CHANGES = 4000
+"""Changes of slow tables that one transaction takes, if it can be divided: one row's versions
+gather in there, and each change of that row reads all of them."""
+
 
 @dataclass(slots=True)
 class Applied:
@@ -42,6 +58,7 @@ class Applied:
     changes: int = 0
     conflicts: Counter[str] = field(default_factory=Counter)
     careful_steps: int = 0
+    grouped_changes: int = 0
 
 
 class Transactions:
@@ -58,45 +75,53 @@ class Transactions:
         self._to = to
         self._held = held
         self._applier = Applier(conn, roots)
+        self._groups = GroupApplier(conn, roots, self._applier)
         self._position = held.position
         """Up to where changes are applied, committed or not."""
-        self._applied: Applied | None = None
-        """None outside of a transaction."""
+        self._is_open = False
+        self._applied = Applied()
+        """Since it was last told."""
 
-    def step(self, bodies: Sequence[Body]) -> None:
+    def step(self, bodies: Sequence[Body], *, is_divisible: bool = True) -> None:
         """Apply bodies that follow each other.
 
+        `is_divisible`: the destination may be in any state between two transactions of theirs.
         Raises `PgfloError` with table and position, after which the connection must be closed.
         """
-        if self._applied is None:
-            self._conn.execute("BEGIN; SAVEPOINT step")
-            self._applied = Applied()
-        else:
-            self._conn.execute("RELEASE SAVEPOINT step; SAVEPOINT step")
-        try:
-            changes, conflicts = self._apply(bodies, careful=False)
-        except NotAsExpectedError:
-            self._conn.execute("ROLLBACK TO SAVEPOINT step")
-            changes, conflicts = self._apply(bodies, careful=True)
-            self._applied.careful_steps += 1
-            log.warning(
-                "changes did not go as expected and were applied again one by one",
-                behind=_text(self._position),
-                up_to=_text(bodies[-1].end),
-                **conflicts,
-            )
-        self._position = max(self._position, bodies[-1].end)
-        self._applied.changes += changes
-        self._applied.conflicts += conflicts
+        is_whole = is_divisible and not self._is_open
+        scan = None
+        if sum(body.changes for body in bodies) >= FEWEST_GROUPED_CHANGES:
+            scan = self._groups.scan(bodies, self._position)
+        if scan and scan.slow_changes <= MOST_SLOW_CHANGES and scan.is_fit:
+            self._save()
+            try:
+                self._groups.apply(bodies, self._position)
+            except NotAsExpectedError:
+                self._undo(is_whole=is_whole)
+            else:
+                self._applied.grouped_changes += scan.changes - scan.slow_changes
+                self._book(bodies[-1], scan.changes, Counter())
+                return
+        if len(bodies) == 1:
+            self._replay(bodies[0])
+            return
+        for body in bodies:
+            self.step([body], is_divisible=is_divisible)
+            if is_whole and body.is_closed and body is not bodies[-1]:
+                self._commit(body.end, body.end_lsn)
 
     def commit(self, position: tuple[int, int], end_lsn: int) -> Applied:
         """Move the progress row to `position`, where the steps led, and commit.
 
         Raises `PgfloError` GROUP_SUPERSEDED, or what the server said.
         """
-        if self._applied is None:
+        self._commit(position, end_lsn)
+        applied, self._applied = self._applied, Applied()
+        return applied
+
+    def _commit(self, position: tuple[int, int], end_lsn: int) -> None:
+        if not self._is_open:
             self._conn.execute("BEGIN")
-            self._applied = Applied()
         self._position = max(self._position, position)
         held = progress.move(self._conn, self._to, self._held, self._position, end_lsn)
         try:
@@ -105,18 +130,45 @@ class Transactions:
             # A deferred constraint speaks here, or the answer got lost.
             raise failure(error, f"committing changes up to {_text(self._position)}") from None
         self._held = held
-        applied, self._applied = self._applied, None
-        return applied
+        self._is_open = False
 
-    def _apply(self, bodies: Sequence[Body], *, careful: bool) -> tuple[int, Counter[str]]:
-        changes, conflicts = 0, Counter[str]()
-        after = self._position
-        for body in bodies:
-            done, met = self._applier.apply(body, after, careful=careful)
-            changes += done
-            conflicts += met
-            after = max(after, body.end)
-        return changes, conflicts
+    # --- one body, change by change
+
+    def _replay(self, body: Body) -> None:
+        self._save()
+        try:
+            changes, conflicts = self._applier.apply(body, self._position, careful=False)
+        except NotAsExpectedError:
+            self._conn.execute("ROLLBACK TO SAVEPOINT step")
+            changes, conflicts = self._applier.apply(body, self._position, careful=True)
+            self._applied.careful_steps += 1
+            log.warning(
+                "changes did not go as expected and were applied again one by one",
+                behind=_text(self._position),
+                up_to=_text(body.end),
+                **conflicts,
+            )
+        self._book(body, changes, conflicts)
+
+    # --- where we stand
+
+    def _save(self) -> None:
+        """Begin what can be undone by itself."""
+        begin = (
+            "RELEASE SAVEPOINT step; SAVEPOINT step" if self._is_open else "BEGIN; SAVEPOINT step"
+        )
+        self._conn.execute(begin)
+        self._is_open = True
+
+    def _undo(self, *, is_whole: bool) -> None:
+        """Undo what `_save` began; `is_whole`: the transaction with it."""
+        self._conn.execute("ROLLBACK" if is_whole else "ROLLBACK TO SAVEPOINT step")
+        self._is_open = not is_whole
+
+    def _book(self, body: Body, changes: int, conflicts: Counter[str]) -> None:
+        self._position = max(self._position, body.end)
+        self._applied.changes += changes
+        self._applied.conflicts += conflicts
 
 
 def _text(position: tuple[int, int]) -> str:
