@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LIMIT_S = 60.0
 """How long a test waits for an event before it fails, in seconds."""
 
+LOG_TASKS_S = 5.0
+"""How long a command gets to log where its tasks wait, in seconds."""
+
 LOOK_S = 0.05
 """Pause between two looks at a server while waiting for an event."""
 
@@ -39,13 +42,18 @@ LOOK_S = 0.05
 T = TypeVar("T")
 
 
+def within(limit_s: float, question: Callable[[], T]) -> T:
+    """Ask until the answer is true, at most for `limit_s`; give the last answer."""
+    deadline, pause = time.monotonic() + limit_s, threading.Event()
+    while not (answer := question()) and time.monotonic() <= deadline:
+        pause.wait(LOOK_S)
+    return answer
+
+
 def eventually(question: Callable[[], T], what: str, *, limit_s: float = LIMIT_S) -> T:
     """Ask until the answer is true and return it; fail naming `what` after `limit_s`."""
-    deadline, pause = time.monotonic() + limit_s, threading.Event()
-    while not (answer := question()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {limit_s:.0f} s: {what}")
-        pause.wait(LOOK_S)
+    if not (answer := within(limit_s, question)):
+        pytest.fail(f"not within {limit_s:.0f} s: {what}")
     return answer
 
 
@@ -96,6 +104,15 @@ class Command:
     def wait(self, limit_s: float = LIMIT_S) -> int:
         """Wait for the end and return the exit code."""
         return self._process.wait(limit_s)
+
+    def log_tasks(self) -> bool:
+        """Let it log where its tasks wait; whether it did: a frozen one does not."""
+        before = self._tasks_logged()
+        self._process.send_signal(signal.SIGUSR1)
+        return within(LOG_TASKS_S, lambda: self._tasks_logged() > before)
+
+    def _tasks_logged(self) -> int:
+        return self.log.read_text(errors="replace").count('"event":"task"')
 
     def tail(self, characters: int = 3000) -> str:
         """End of what it wrote."""
@@ -197,11 +214,21 @@ class Pipeline:
         """
         for _ in range(2):
             mark = self.mark()
-            eventually(
-                partial(self._has_reached, mark),
-                f"destination at the source's LSN {mark:#x}",
-                limit_s=limit_s,
-            )
+            try:
+                eventually(
+                    partial(self._has_reached, mark),
+                    f"destination at the source's LSN {mark:#x}",
+                    limit_s=limit_s,
+                )
+            except pytest.fail.Exception:
+                self._look_inside()
+                raise
+
+    def _look_inside(self) -> None:
+        """Let every command log where its tasks wait: for whoever reads why a wait was in vain."""
+        for command in self.commands:
+            if command.exit_code() is None:
+                command.log_tasks()
 
     def mark(self) -> int:
         """Write a logical message at the source, so that no wait needs an idle period there."""

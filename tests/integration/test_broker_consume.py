@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,43 @@ async def test_a_consumer_that_somebody_deleted_begins_anew_where_it_was(
     await fill(broker, streams, Feed(streams).make(5))
     assert await read(consumer, 18) == list(range(8, 26))
     assert await consumer.next(0.2) is None
+    await consumer.close()
+
+
+@pytest.mark.parametrize("rival_seq", [5, 9])
+async def test_a_consumer_that_another_process_made_in_between_is_replaced(
+    broker: Broker,
+    nats_server: EmbeddedNats,
+    open_broker: OpenBroker,
+    tcp_proxy: ProxyFactory,
+    streams: Names,
+    rival_seq: int,
+) -> None:
+    # GIVEN a reader whose request to make its consumer is under way, after it deleted the old one
+    await fill(broker, streams, Feed(streams).make(20))
+    proxy = tcp_proxy("127.0.0.1", nats_server.port)
+    through_proxy = await open_broker(f"nats://127.0.0.1:{proxy.port}")
+    is_asked, is_made = threading.Event(), threading.Event()
+
+    def wait_for_the_rival(block: bytes) -> bool:
+        if b"CONSUMER.CREATE" in block and not is_asked.is_set():
+            is_asked.set()
+            is_made.wait(LIMIT_S)
+        return False
+
+    proxy.drop_requests_matching(wait_for_the_rival)
+    opening = asyncio.ensure_future(
+        Consumer.open(through_proxy, streams.changes_stream, "sink_x", 5)
+    )
+    await asyncio.to_thread(is_asked.wait, LIMIT_S)
+    # WHEN another one makes a consumer of the same name before it
+    rival = await Consumer.open(broker, streams.changes_stream, "sink_x", rival_seq)
+    assert await read(rival, 1) == [rival_seq]
+    await rival.close()
+    is_made.set()
+    # THEN each message comes all the same
+    consumer = await opening
+    assert await read(consumer, 16) == list(range(5, 21))
     await consumer.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import struct
@@ -17,6 +18,7 @@ from pgflo.broker.records import Phase
 from pgflo.broker.topology import delete_group
 from pgflo.errors import PgfloError
 from pgflo.worker import dispatcher
+from pgflo.worker.group_view import GroupView
 
 if TYPE_CHECKING:
     from tests.fix_postgres import Database
@@ -298,6 +300,16 @@ async def test_a_group_that_is_dropped_ends_its_worker(stream: Stream) -> None:
 
     with pytest.raises(PgfloError) as refused:
         await drop_under_a_worker()
+    assert refused.value.kind is errors.GROUP_UNKNOWN
+
+
+async def test_a_view_of_a_dropped_group_ends_with_the_plain_error(stream: Stream) -> None:
+    view = GroupView(stream.record)
+    following = asyncio.ensure_future(view.run())
+    await view.wait(lambda _: True)
+    await delete_group(stream.broker, "g")
+    with pytest.raises(PgfloError) as refused:
+        await following
     assert refused.value.kind is errors.GROUP_UNKNOWN
 
 

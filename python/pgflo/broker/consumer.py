@@ -20,7 +20,7 @@ import structlog
 
 from pgflo.broker.pull import DELIVERY_OVERHEAD_BYTES, HEARTBEAT_S, SILENCE_S, Pull
 from pgflo.broker.steady import FIRST_PATIENCE_S, SteadyStream
-from pgflo.broker.stored import StreamState, is_missing, message_at
+from pgflo.broker.stored import StreamState, is_missing, is_taken, message_at
 from pgflo.errors import BROKER_GAP, PgfloError
 
 if TYPE_CHECKING:
@@ -118,6 +118,11 @@ class Consumer:
         self = cls(broker, steady, durable, first, subject, max_bytes, has_holes=has_holes)
         try:
             await self._pull.make(first, patience_s=FIRST_PATIENCE_S)
+        except PgfloError as error:
+            await self._pull.close()
+            if not is_taken(error):
+                raise
+            self._doubt(error.detail)
         except BaseException:
             await self._pull.close()
             raise
@@ -225,9 +230,11 @@ class Consumer:
         try:
             await self._pull.make(self._last_seq + 1, patience_s=math.inf)
         except PgfloError as error:
-            if not is_missing(error):
+            if not (is_missing(error) or is_taken(error)):
                 raise
-            self._doubt(error.detail)  # the stream is going just now: the next look tells
+            # The stream is going just now, which the next look tells; or somebody else reads under
+            # our name, like a worker that was taken for dead: the one who goes on tries again.
+            self._doubt(error.detail)
 
     async def _check_stream(self, state: StreamState) -> None:
         """See that the stream still holds what it delivered, and what must come next."""

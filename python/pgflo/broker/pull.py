@@ -82,23 +82,24 @@ class Pull:
     async def make(self, start_seq: int, *, patience_s: float) -> None:
         """Make the consumer anew, beginning at `start_seq`, and ask for messages.
 
-        Raises `PgfloError`: BROKER_SETTINGS, BROKER_UNREACHABLE, BROKER_REFUSED.
+        Raises `PgfloError`: BROKER_SETTINGS, BROKER_UNREACHABLE, BROKER_REFUSED (`is_taken` when
+        another process made one of this name in between).
         """
         await self.close()
-        self._name = self._durable or self._broker.nc.new_inbox().rpartition(".")[2]
+        # A new inbox: what the last consumer still sends goes to the old one.
+        self._inbox = self._broker.nc.new_inbox()
+        self._name = self._durable or self._inbox.rpartition(".")[2]
         if self._durable is not None:
             await self._delete(patience_s)
         config = self._config(max(1, start_seq))
         tail = f".{self._subject}" if self._subject else ""
         told = await self._broker.ask(
             f"CONSUMER.CREATE.{self._stream}.{self._name}{tail}",
-            {"stream_name": self._stream, "config": config},
+            {"stream_name": self._stream, "config": config, "action": "create"},
             patience_s=patience_s,
         )
         self._compare(config, told["config"])
         self._delivered = self._asked_bytes = self._asked_messages = 0
-        # A new inbox: what the last consumer still sends goes to the old one.
-        self._inbox = self._broker.nc.new_inbox()
         self._subscription = await self._broker.subscribe(f"{self._inbox}.*", self._on_message)
         await self.ask()
 
@@ -169,6 +170,8 @@ class Pull:
     def _config(self, start_seq: int) -> dict[str, Any]:
         config: dict[str, Any] = {
             "name": self._name,
+            # No two are alike: the broker would hand out one that another process has just made.
+            "description": f"read at {self._inbox}",
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": start_seq,
             "replay_policy": "instant",

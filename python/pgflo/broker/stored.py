@@ -25,6 +25,7 @@ MESSAGE_ID = "Nats-Msg-Id"
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
+CONSUMER_EXISTS = 10148
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ def is_missing(error: PgfloError) -> bool:
         CONSUMER_NOT_FOUND,
         MESSAGE_NOT_FOUND,
     )
+
+
+def is_taken(error: PgfloError) -> bool:
+    """Whether an API error says that there is another consumer of that name."""
+    return error.kind is BROKER_REFUSED and error.context.get("err_code") == CONSUMER_EXISTS
 
 
 async def message_at(broker: Broker, stream: str, seq: int) -> StoredMessage | None:

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import CoroutineType
 from typing import TYPE_CHECKING
 
 import sdnotify  # type: ignore[import-untyped]
@@ -46,8 +47,18 @@ def run_service(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 def _log_tasks() -> None:
     """Log where every task waits: the answer to `kill -USR1` of a process that seems to stand."""
     for task in asyncio.all_tasks():
-        where = [f"{Path(f.f_code.co_filename).name}:{f.f_lineno}" for f in task.get_stack()]
-        log.warning("task", name=task.get_name(), coroutine=str(task.get_coro()), at=where)
+        log.warning("task", name=task.get_name(), at=" > ".join(_awaits(task.get_coro())))
+
+
+def _awaits(awaited: object) -> list[str]:
+    """Name the lines that wait for each other, the outermost first, by file and line."""
+    lines = []
+    while isinstance(awaited, CoroutineType):
+        if awaited.cr_frame is not None:
+            file = Path(awaited.cr_code.co_filename)
+            lines.append(f"{file.parent.name}/{file.name}:{awaited.cr_frame.f_lineno}")
+        awaited = awaited.cr_await
+    return lines
 
 
 def run_to_end(work: Coroutine[object, object, None]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pgflo.broker.stored import is_missing
 from pgflo.errors import GROUP_UNKNOWN, PgfloError
+from pgflo.replicator.race import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,15 +46,12 @@ class GroupView:
     async def run(self) -> None:
         """Follow the record. Never returns; raises GROUP_UNKNOWN once it is dropped."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch())
-                tasks.create_task(self._read())
-        except* PgfloError as group:
-            error = group.exceptions[0]
-            if isinstance(error, PgfloError) and is_missing(error):
+            await all_of(self._watch(), self._read())
+        except PgfloError as error:
+            if is_missing(error):
                 name = self._record.group_name
                 raise PgfloError(GROUP_UNKNOWN, f"group {name} was dropped") from None
-            raise error from None
+            raise
 
     async def wait(self, condition: Callable[[View], bool]) -> View:
         """Give the first view for which `condition` holds, the present one included."""
