@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from pgflo import errors
 from pgflo.broker.connection import connect
 from pgflo.broker.lease import Lease
 from pgflo.broker.names import Names
@@ -111,7 +112,8 @@ class Worker:
                     backoff.reset()
                 # Before the first success somebody is looking on, and may have mistyped a name.
                 can_heal = error.can_heal and self._has_taken_over
-                wait_s = backoff.next_wait_s() if can_heal else None
+                is_contended = error.kind is errors.SINK_CONTENDED
+                wait_s = backoff.next_wait_s(shortest=is_contended) if can_heal else None
                 if wait_s is None:
                     raise
                 log.warning(
@@ -236,15 +238,16 @@ class Backoff:
         """Begin with the shortest wait again: there was progress."""
         self._attempts = 0
 
-    def next_wait_s(self) -> float | None:
-        """Give the next wait in seconds; None when there were enough attempts."""
+    def next_wait_s(self, *, shortest: bool = False) -> float | None:
+        """Give the next wait in seconds; None when there were enough attempts.
+
+        `shortest`: the other side is well and the wait need not grow.
+        """
         self._attempts += 1
         if 0 < self._settings.max_attempts <= self._attempts:
             return None
-        longest_s = min(
-            self._settings.max_wait_s,
-            self._settings.initial_wait_s * 2 ** min(self._attempts - 1, 30),
-        )
+        doublings = 0 if shortest else min(self._attempts - 1, 30)
+        longest_s = min(self._settings.max_wait_s, self._settings.initial_wait_s * 2**doublings)
         return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter, not a secret
 
 

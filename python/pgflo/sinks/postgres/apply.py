@@ -21,6 +21,7 @@ from pgflo import _core, errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres.catalog import Table, find_table
 from pgflo.sinks.postgres.connection import failure, kind_of
+from pgflo.sinks.postgres.contention import heals
 from pgflo.sinks.postgres.statements import Change, Source, Text, plan
 from pgflo.sinks.postgres.truncate import truncate
 from pgflo.source.pump import native_pump
@@ -94,7 +95,7 @@ class Applier:
                     self._truncate(step)
                 case _core.STEP_MESSAGE:
                     continue  # it holds an ordinal, and nothing for a table
-                case _core.STEP_FAILED if not careful:
+                case _core.STEP_FAILED if not careful and not heals(step.sqlstate):
                     raise NotAsExpectedError
                 case _:
                     raise self._refusal(step)

@@ -67,6 +67,8 @@ PINNED_SETTINGS: Mapping[str, str] = {
     # one at once, a scan reads them all (measured: 11 against 23 µs per change of pgbench).
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
+    # A row that an application changed meanwhile is read anew, not refused.
+    "default_transaction_isolation": "read committed",
     # Set per role or database, these would end a long transaction that is working as it should.
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -180,12 +182,15 @@ def kind_of(sqlstate: str | None) -> Kind:
         "42P01": errors.SINK_TABLE_MISSING,
         "3F000": errors.SINK_TABLE_MISSING,
         "42703": errors.SINK_COLUMN_MISSING,
-        "55P03": errors.SINK_INTERRUPTED,
+        "55P03": errors.SINK_CONTENDED,
+        "57014": errors.SINK_CONTENDED,
     }
     if sqlstate in exact:
         return exact[sqlstate]
-    # 40: serialization, deadlock; 53: resources; 57: operator; 58: operating system.
-    if sqlstate.startswith(("40", "53", "57", "58")):
+    if sqlstate.startswith("40"):  # serialization, deadlock
+        return errors.SINK_CONTENDED
+    # 53: resources; 57: operator; 58: operating system.
+    if sqlstate.startswith(("53", "57", "58")):
         return errors.SINK_INTERRUPTED
     return errors.SINK_REFUSED
 

@@ -23,6 +23,7 @@ from pgflo import _core
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.apply import Applier, Body, NotAsExpectedError
 from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.contention import repeated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,10 +75,10 @@ class Transactions:
         else:
             self._conn.execute("RELEASE SAVEPOINT step; SAVEPOINT step")
         try:
-            changes, conflicts = self._apply(bodies, careful=False)
+            changes, conflicts = self._attempt(bodies, careful=False)
         except NotAsExpectedError:
             self._conn.execute("ROLLBACK TO SAVEPOINT step")
-            changes, conflicts = self._apply(bodies, careful=True)
+            changes, conflicts = self._attempt(bodies, careful=True)
             self._applied.careful_steps += 1
             log.warning(
                 "changes did not go as expected and were applied again one by one",
@@ -107,6 +108,9 @@ class Transactions:
         self._held = held
         applied, self._applied = self._applied, None
         return applied
+
+    def _attempt(self, bodies: Sequence[Body], *, careful: bool) -> tuple[int, Counter[str]]:
+        return repeated(self._conn, lambda: self._apply(bodies, careful=careful))
 
     def _apply(self, bodies: Sequence[Body], *, careful: bool) -> tuple[int, Counter[str]]:
         changes, conflicts = 0, Counter[str]()
