@@ -25,7 +25,8 @@ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
 
 COLUMNS_QUERY = """
-SELECT attname, atttypid::bigint, attgenerated <> '', attidentity = 'a'
+SELECT attname, atttypid::bigint, attgenerated <> '', attidentity = 'a',
+    CASE WHEN atttypmod >= 0 THEN format_type(atttypid, atttypmod) END
 FROM pg_attribute
 WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum
@@ -60,6 +61,8 @@ class Column:
     generated: bool
     identity_always: bool
     """GENERATED ALWAYS AS IDENTITY: an INSERT must override it, an UPDATE cannot set it."""
+    stored_as: str | None = None
+    """The type with its length or scale, as SQL text, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,9 @@ same ones. `row_security=off` turns rows that a policy hides into an error."""
 TRANSACTION_TIMEOUT_SINCE = 170000
 """First server version that has `transaction_timeout`."""
 
+GRANT_PARAMETER_SINCE = 150000
+"""First server version that can grant a setting; before, only superusers may change this one."""
+
 REFUSED_AT_CONNECT = (
     "authentication failed",
     "no password supplied",
@@ -167,9 +170,14 @@ class Destination:
         }
 
 
-def failure(error: psycopg.Error, doing: str) -> PgfloError:
+def failure(error: psycopg.Error, doing: str, **context: str) -> PgfloError:
     """Tell a server error by kind, without row values. `doing` says what failed, and where."""
-    return PgfloError(kind_of(error.sqlstate), f"{doing}: {describe(error)}")
+    diag = error.diag
+    if diag.table_name:
+        context.setdefault("table", f"{diag.schema_name}.{diag.table_name}")
+    if diag.constraint_name:
+        context.setdefault("constraint", diag.constraint_name)
+    return PgfloError(kind_of(error.sqlstate), f"{doing}: {describe(error)}", **context)
 
 
 def kind_of(sqlstate: str | None) -> Kind:
@@ -227,14 +235,25 @@ def _become_replica(conn: psycopg.Connection[TupleRow], *, warn: bool) -> None:
     except psycopg.errors.InsufficientPrivilege:
         if not warn:
             return
-        statement = sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(
-            sql.Identifier(conn.info.user)
-        )
+        can_be_granted = conn.info.server_version >= GRANT_PARAMETER_SINCE
+        statement = sql.SQL(
+            "GRANT SET ON PARAMETER session_replication_role TO {}"
+            if can_be_granted
+            else "ALTER ROLE {} SUPERUSER"
+        ).format(sql.Identifier(conn.info.user))
         log.warning(
             "the destination's triggers and foreign keys act on replicated rows: the role may not"
             " switch them off",
             grant=statement.as_string(conn),
         )
+
+
+def is_replica(conn: psycopg.Connection[TupleRow]) -> bool:
+    """Whether triggers and foreign keys are silent in this session of `Destination.connect`."""
+    row = conn.execute(
+        "SELECT pg_catalog.current_setting('session_replication_role') = 'replica'"
+    ).fetchone()
+    return row == (True,)
 
 
 def _terminate(conn: psycopg.Connection[TupleRow], prefix: str, *, spare: str | None = None) -> int:

@@ -12,8 +12,10 @@ counted.
 
 Three odd columns and tables:
 - GENERATED ALWAYS identity: INSERT overrides it; UPDATE cannot set it, so that a change that may
-  set it moves the row: DELETE … RETURNING the columns that were not sent, INSERT, in one statement.
-- A deferrable unique key is not enforced in replica role: INSERT asks for the key itself.
+  set it comes in two halves, in one statement: UPDATE of the row if it keeps its identity, else
+  DELETE … RETURNING the columns that were not sent, and INSERT.
+- A deferrable unique key is not enforced in replica role: INSERT asks for the key itself. Until its
+  commit the source may have two rows of one key; the old row's image tells which one is meant.
 - No key at all (REPLICA IDENTITY FULL): the first row with the same image (`*=`: bytes, not
   values).
 """
@@ -172,18 +174,40 @@ class _Builder:
             for n in self._key
         )
 
+    def _is_deferrable(self) -> bool:
+        return self._constraint is not None and not self._constraint.immediate
+
     def _by_image(self, params: _Params) -> sql.Composable:
         return sql.SQL(
-            "(tableoid, ctid) = (SELECT tableoid, ctid FROM {table} WHERE"
-            " ROW({columns})::record OPERATOR(pg_catalog.*=) ROW({values})::record LIMIT 1)"
+            "(tableoid, ctid) = (SELECT tableoid, ctid FROM {} WHERE {} LIMIT 1)"
+        ).format(self._table.only, self._has_image(params))
+
+    def _by_key_and_image(self, params: _Params) -> sql.Composable:
+        """Find the row of the old key that looks like the old row, else one from before.
+
+        A row that was written in this transaction and looks otherwise is the new owner of the key.
+        """
+        return sql.SQL(
+            "(tableoid, ctid) = (SELECT tableoid, ctid FROM {table} WHERE {key} AND ({image} OR"
+            " pg_catalog.age(xmin) > pg_catalog.age(pg_catalog.pg_current_xact_id()::xid))"
+            " ORDER BY {image} DESC LIMIT 1)"
         ).format(
             table=self._table.only,
-            columns=self._names(self._written),
-            values=sql.SQL(", ").join(self._value(params, "old", n) for n in self._written),
+            key=self._by_key(params, "old"),
+            image=self._has_image(params),
+        )
+
+    def _has_image(self, params: _Params) -> sql.Composable:
+        """Compare bytes: types without equality have them too, and values are as they are stored."""
+        return sql.SQL("ROW({})::record OPERATOR(pg_catalog.*=) ROW({})::record").format(
+            self._names(self._written),
+            sql.SQL(", ").join(self._stored(params, "old", n) for n in self._written),
         )
 
     def _row(self, params: _Params) -> sql.Composable:
         """Give the condition that finds the row an UPDATE or DELETE means."""
+        if self._key and self._change.old == "O" and self._is_deferrable():
+            return self._by_key_and_image(params)
         if self._key:
             return self._by_key(params, "old" if self._change.old else "new")
         if self._change.old == "O":
@@ -214,35 +238,80 @@ class _Builder:
         primary = self._set(settable, self._change.old == "")
         if not self._change.careful:
             return Plan(primary)
-        fallback = None
+        return Plan(primary, self._update_anyway(), "update_missing")
+
+    def _update_anyway(self) -> Text | None:
+        """Make up for a missing old row; a row that has the new key already takes its place."""
+        unsent, has_moved = self._change.unchanged, self._change.old != "" and self._constraint
         if not unsent or self._change.old == "O":
-            fallback = self._insert("new_or_old" if unsent else "new", guarded=False)
-        return Plan(primary, fallback, "update_missing")
+            side: Side = "new_or_old" if unsent else "new"
+            return self._upsert(side) if has_moved else self._insert(side, guarded=False)
+        # A cascade of the destination's own may have moved it: then only the rest is missing.
+        return self._set(self._free(), by_new_key=True) if has_moved else None
 
     def _overwrite(self) -> Text:
         """Make the row that has this key equal to the inserted one."""
-        return self._set([n for n in self._written if n not in self._key], by_new_key=True)
+        return self._set(self._free(), by_new_key=True)
+
+    def _free(self) -> list[int]:
+        """Columns that were sent and do not belong to the key."""
+        unsent = self._change.unchanged
+        return [n for n in self._written if n not in self._key and n not in unsent]
 
     def _set(self, columns: list[int], by_new_key: bool) -> Text:
         """Write `columns` of one row, or replace it where an UPDATE cannot do that."""
-        if not columns or any(self._columns[n].identity_always for n in columns):
-            return self._replace(by_new_key=by_new_key)
+        identity = [n for n in columns if self._columns[n].identity_always]
+        if identity:
+            return self._replace(columns, identity[0], by_new_key=by_new_key)
         params = _Params()
+        return params.text(self._write(params, columns, "new", by_new_key=by_new_key))
+
+    def _write(
+        self, params: _Params, columns: list[int], side: Side, *, by_new_key: bool
+    ) -> sql.Composable:
+        """Update one row; without anything to set, only look whether it is there."""
+        by_new_key = by_new_key and bool(self._key)
         assignments = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(
-                sql.Identifier(self._source.columns[n]), self._value(params, "new", n)
+                sql.Identifier(self._source.columns[n]), self._value(params, side, n)
             )
             for n in columns
         )
-        where = self._by_key(params, "new") if by_new_key and self._key else self._row(params)
+        where = self._by_key(params, "new") if by_new_key else self._row(params)
+        text = "UPDATE {} SET {} WHERE {}" if columns else "SELECT FROM {}{} WHERE {}"
+        return sql.SQL(text).format(self._table.only, assignments, where)
+
+    def _upsert(self, side: Side) -> Text:
+        """Overwrite the row that has the new key, or insert one."""
+        params = _Params()
+        columns = [n for n in self._written if n not in self._key]
+        settable = [n for n in columns if not self._columns[n].identity_always]
+        written = self._write(params, settable, side, by_new_key=True)
         return params.text(
-            sql.SQL("UPDATE {} SET {} WHERE {}").format(self._table.only, assignments, where)
+            sql.SQL(
+                "WITH there AS ({written}{returning}), added AS (INSERT INTO {target} ({names})"
+                " OVERRIDING SYSTEM VALUE SELECT {values} WHERE NOT EXISTS (SELECT FROM there)"
+                " RETURNING 1) SELECT FROM there UNION ALL SELECT FROM added"
+            ).format(
+                written=written,
+                returning=sql.SQL(" RETURNING 1" if settable else ""),
+                target=self._table.identifier,
+                names=self._names(self._written),
+                values=sql.SQL(", ").join(self._value(params, side, n) for n in self._written),
+            )
         )
 
-    def _replace(self, *, by_new_key: bool) -> Text:
-        """Delete the row and insert it anew in one statement, keeping what was not sent."""
+    def _replace(self, columns: list[int], identity: int, *, by_new_key: bool) -> Text:
+        """Update the row if it keeps its identity, else delete it and insert it anew.
+
+        What was not sent is kept. Deleting it in any case would be seen by what refers to it, where
+        foreign keys act.
+        """
         params = _Params()
-        where = self._by_key(params, "new") if by_new_key and self._key else self._row(params)
+        by_new_key = by_new_key and bool(self._key)
+        where = self._by_key(params, "new") if by_new_key else self._row(params)
+        settable = [n for n in columns if n != identity]
+        written = self._write(params, settable, "new", by_new_key=by_new_key)
         kept = [
             name
             for name, column in self._table.columns.items()
@@ -255,10 +324,16 @@ class _Builder:
         names = [self._source.columns[n] for n in sent] + kept
         return params.text(
             sql.SQL(
-                "WITH gone AS (DELETE FROM {table} WHERE {where} RETURNING {returned})"
-                " INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE"
-                " SELECT {values} FROM gone"
+                "WITH there AS ({written} AND {identity} = {number}{returning}),"
+                " gone AS (DELETE FROM {table} WHERE {where} AND {identity} <> {number}"
+                " RETURNING {returned}), added AS (INSERT INTO {target} ({names})"
+                " OVERRIDING SYSTEM VALUE SELECT {values} FROM gone RETURNING 1)"
+                " SELECT FROM there UNION ALL SELECT FROM added"
             ).format(
+                written=written,
+                identity=sql.Identifier(self._source.columns[identity]),
+                number=self._value(params, "new", identity),
+                returning=sql.SQL(" RETURNING 1" if settable else ""),
                 table=self._table.only,
                 where=where,
                 returned=_join(kept) if kept else sql.SQL("1"),
@@ -271,7 +346,7 @@ class _Builder:
     def _insert(self, side: Side, *, guarded: bool) -> Text:
         """Insert a row; `guarded`: do nothing if its key is there."""
         params = _Params()
-        deferrable = self._constraint is not None and not self._constraint.immediate
+        deferrable = self._is_deferrable()
         values = sql.SQL(", ").join(self._value(params, side, n) for n in self._written)
         if not self._written:
             source: sql.Composable = sql.SQL("DEFAULT VALUES")
@@ -302,6 +377,13 @@ class _Builder:
 
     def _value(self, params: _Params, side: Side, number: int) -> sql.Composable:
         return params.use(side, number, self._columns[number].type_oid)
+
+    def _stored(self, params: _Params, side: Side, number: int) -> sql.Composable:
+        """Give a value as the column keeps it: rounded and padded as its type says."""
+        stored_as = self._columns[number].stored_as
+        value = self._value(params, side, number)
+        # Written by format_type, which quotes what has to be quoted.
+        return value if stored_as is None else sql.SQL("{}::{}").format(value, sql.SQL(stored_as))
 
     def _names(self, numbers: Iterable[int]) -> sql.Composable:
         return _join(self._source.columns[n] for n in numbers)

@@ -22,7 +22,7 @@ import structlog
 from pgflo import _core
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.apply import Applier, Body, NotAsExpectedError
-from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.connection import failure, is_replica
 from pgflo.sinks.postgres.contention import repeated
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from pgflo.sinks.postgres.progress import Progress
 
 log = structlog.get_logger("pgflo.sinks.postgres")
+
+
+BEGIN = "BEGIN; SAVEPOINT step"
+
+BEGIN_CHECKED = "BEGIN; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT step"
+"""Where foreign keys are checked: what the source may break until its commit, we may until ours."""
 
 
 @dataclass(slots=True)
@@ -58,6 +64,7 @@ class Transactions:
         self._conn = conn
         self._to = to
         self._held = held
+        self._begin = BEGIN if is_replica(conn) else BEGIN_CHECKED
         self._applier = Applier(conn, roots)
         self._position = held.position
         """Up to where changes are applied, committed or not."""
@@ -70,7 +77,7 @@ class Transactions:
         Raises `PgfloError` with table and position, after which the connection must be closed.
         """
         if self._applied is None:
-            self._conn.execute("BEGIN; SAVEPOINT step")
+            self._conn.execute(self._begin)
             self._applied = Applied()
         else:
             self._conn.execute("RELEASE SAVEPOINT step; SAVEPOINT step")
@@ -104,7 +111,8 @@ class Transactions:
             self._conn.execute("COMMIT")
         except psycopg.Error as error:
             # A deferred constraint speaks here, or the answer got lost.
-            raise failure(error, f"committing changes up to {_text(self._position)}") from None
+            doing = f"committing changes up to {_text(self._position)}"
+            raise failure(error, doing, position=_text(self._position)) from None
         self._held = held
         applied, self._applied = self._applied, None
         return applied
