@@ -50,7 +50,8 @@ def test_a_careful_insert_updates_the_row_that_is_there() -> None:
     chosen = plan(Change("I", careful=True), BY_ID, PLAIN)
     assert text(chosen.primary).endswith('ON CONFLICT ("id") DO NOTHING')
     assert text(chosen.fallback) == (
-        'UPDATE ONLY "public"."t" SET "v" = $1, "big" = $2 WHERE "id" OPERATOR("pg_catalog".=) $3'
+        'UPDATE ONLY "public"."t" SET "id" = $1, "v" = $2, "big" = $3'
+        ' WHERE "id" OPERATOR("pg_catalog".=) $1'
     )
     assert chosen.conflict == "insert_exists"
 

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import random
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,7 +30,7 @@ from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
-from pgflo.sinks.postgres.prepare import prepare
+from pgflo.sinks.postgres.prepare import prepare, tables_through_root
 from pgflo.worker.child import warm_up
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import Dispatcher, RestMissingError
@@ -180,9 +181,9 @@ class Worker:
     async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
         tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
 
-        def work() -> bool:
+        def work() -> tuple[bool, frozenset[int]]:
             with self._to.connect("worker", warn=not self._has_taken_over) as conn:
-                return prepare(
+                has_begun = prepare(
                     conn,
                     self._to,
                     tables,
@@ -191,8 +192,10 @@ class Worker:
                     self._settings.target_not_empty,
                     again=self._has_taken_over,
                 )
+                return has_begun, tables_through_root(conn, tables)
 
-        has_begun = await asyncio.to_thread(work)
+        has_begun, through_root = await asyncio.to_thread(work)
+        self._to = replace(self._to, through_root=through_root)
         self._has_taken_over = True
         log.info(
             "beginning at the group's start" if has_begun else "going on where this sink was",

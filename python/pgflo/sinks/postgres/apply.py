@@ -55,9 +55,15 @@ class Applier:
     """Applies bodies through one connection. Statements are prepared once and kept."""
 
     def __init__(
-        self, conn: psycopg.Connection[TupleRow], roots: Mapping[int, tuple[str, str] | None]
+        self,
+        conn: psycopg.Connection[TupleRow],
+        roots: Mapping[int, tuple[str, str] | None],
+        through_root: frozenset[int] = frozenset(),
     ) -> None:
-        """`roots`: partition root by source oid, where the destination may lack the leaf."""
+        """`roots`: partition root by source oid, where the destination may lack the leaf.
+
+        `through_root`: leaves that it has with other bounds.
+        """
         pump = native_pump(conn.pgconn)
         if pump is None:
             raise PgfloError(
@@ -67,6 +73,7 @@ class Applier:
             )
         self._conn = conn
         self._roots = roots
+        self._through_root = through_root
         self._replay = _core.Replay(pump)
         self._relations: dict[int, _core.Relation] = {}
         self._tables: dict[int, Table] = {}
@@ -114,7 +121,11 @@ class Applier:
         table = self._tables.get(relation.oid)
         if table is None:
             table = find_table(
-                self._conn, relation.schema, relation.name, self._roots.get(relation.oid)
+                self._conn,
+                relation.schema,
+                relation.name,
+                self._roots.get(relation.oid),
+                through_root=relation.oid in self._through_root,
             )
             if table is None:
                 raise PgfloError(

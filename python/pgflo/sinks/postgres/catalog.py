@@ -7,6 +7,7 @@ Invariant: a `Table` describes the destination as it was in one query; names com
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,18 @@ GROUP BY i.indexrelid, i.indisprimary, i.indimmediate
 ORDER BY i.indisprimary DESC, i.indexrelid
 """
 """Strategy 3 of a btree is equality: an operator of an extension (citext) has its own schema."""
+
+
+BOUNDS_QUERY = """
+SELECT pg_get_partition_constraintdef(c.oid)
+FROM pg_class c
+JOIN pg_class r ON r.oid = pg_partition_root(c.oid)
+JOIN pg_namespace n ON n.oid = r.relnamespace
+WHERE c.oid = %s AND c.relispartition AND n.nspname = %s AND r.relname = %s
+"""
+
+HASH_PARENT = re.compile(r"'\d+'::oid")
+"""In the bounds of a hash partition stands the OID of its parent, which nobody else has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +148,29 @@ def load_table(conn: psycopg.Connection[TupleRow], schema: str, name: str) -> Ta
 
 
 def find_table(
-    conn: psycopg.Connection[TupleRow], schema: str, name: str, root: tuple[str, str] | None
+    conn: psycopg.Connection[TupleRow],
+    schema: str,
+    name: str,
+    root: tuple[str, str] | None,
+    *,
+    through_root: bool = False,
 ) -> Table | None:
-    """Find where a source table's rows go: the table of its name, else its partition root's."""
-    table = load_table(conn, schema, name)
+    """Find where a source table's rows go: the table of its name, else its partition root's.
+
+    `through_root`: the destination's partition of that name does not hold the same rows.
+    """
+    table = load_table(conn, schema, name) if root is None or not through_root else None
     if table is None and root is not None:
         table = load_table(conn, *root)
     return table
+
+
+def is_cut_otherwise(
+    conn: psycopg.Connection[TupleRow], table: Table, root: tuple[str, str], bounds: str
+) -> bool:
+    """Whether `table` is a partition of `root` that holds other rows than those within `bounds`."""
+    found = conn.execute(BOUNDS_QUERY, (table.oid, *root)).fetchone()
+    return found is not None and HASH_PARENT.sub("", found[0]) != HASH_PARENT.sub("", bounds)
 
 
 def is_referenced_from_outside(conn: psycopg.Connection[TupleRow], oids: Sequence[int]) -> bool:

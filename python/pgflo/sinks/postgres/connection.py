@@ -108,6 +108,8 @@ class Destination:
     group: str
     sink: str
     owner: uuid.UUID
+    through_root: frozenset[int] = frozenset()
+    """Source oids of partitions that this database has not, or has with other bounds."""
 
     def connect(self, role: str, *, warn: bool = False) -> psycopg.Connection[TupleRow]:
         """Open an autocommit session with pinned settings; `role` is unique in this run.

@@ -65,7 +65,7 @@ class Transactions:
         self._to = to
         self._held = held
         self._begin = BEGIN if is_replica(conn) else BEGIN_CHECKED
-        self._applier = Applier(conn, roots)
+        self._applier = Applier(conn, roots, to.through_root)
         self._position = held.position
         """Up to where changes are applied, committed or not."""
         self._applied: Applied | None = None
