@@ -518,6 +518,9 @@ class Step:
     @property
     def constraint(self) -> str: ...
     @property
+    def column(self) -> str:
+        """The column that may not be NULL, or empty."""
+    @property
     def matched_rows(self) -> int:
         """Rows that the failed change touched instead of one; -1 where that is not the trouble."""
     @property
