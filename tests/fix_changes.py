@@ -73,8 +73,11 @@ class Changes:
 class Sink:
     """The destination of one group, and the one connection that writes to it."""
 
-    def __init__(self, target: Database, incarnation: uuid.UUID, start_lsn: int) -> None:
+    def __init__(
+        self, target: Database, incarnation: uuid.UUID, start_lsn: int, *, user: str | None = None
+    ) -> None:
         self.target = target
+        self._dsn = target.dsn if user is None else target.server.dsn(target.name, user)
         self.incarnation = incarnation
         self.start_lsn = start_lsn
         self.roots: dict[int, tuple[str, str] | None] = {}
@@ -82,7 +85,7 @@ class Sink:
         self.to = self._begin()
 
     def _begin(self) -> Destination:
-        to = Destination(self.target.dsn, "g", "postgres", uuid.uuid4())
+        to = Destination(self._dsn, "g", "postgres", uuid.uuid4())
         with to.connect("prepare") as conn:
             prepare(conn, to, [], self.incarnation, self.start_lsn, "error", again=False)
         return to

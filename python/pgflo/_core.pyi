@@ -522,6 +522,9 @@ class Step:
     @property
     def constraint(self) -> str: ...
     @property
+    def column(self) -> str:
+        """The column that may not be NULL, or empty."""
+    @property
     def matched_rows(self) -> int:
         """Rows that the failed change touched instead of one; -1 where that is not the trouble."""
     @property
@@ -664,3 +667,5 @@ class NetEffect:
         """
     def clear(self) -> None:
         """Let go of bodies and rows."""
+    def forget_all(self) -> None:
+        """Drop relations, bodies and rows; relations are asked for again."""

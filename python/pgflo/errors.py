@@ -460,6 +460,13 @@ SINK_INTERRUPTED = Kind(
     Retry.BACKOFF,
     "The destination broke it off; `SELECT * FROM pg_stat_activity` and its log tell why.",
 )
+SINK_CONTENDED = Kind(
+    "sink.contended",
+    Exit.SINK,
+    Retry.BACKOFF,
+    "Another session at the destination got in the way (a deadlock, a cancelled statement). It is "
+    "applied again by itself; `log_lock_waits` tells who it was.",
+)
 SINK_CRASHED = Kind(
     "sink.crashed",
     Exit.INTERNAL,

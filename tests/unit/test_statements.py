@@ -57,7 +57,8 @@ def test_a_careful_insert_updates_the_row_that_is_there() -> None:
     chosen = plan(Change("I", careful=True), BY_ID, PLAIN)
     assert text(chosen.primary).endswith('ON CONFLICT ("id") DO NOTHING')
     assert text(chosen.fallback) == (
-        'UPDATE ONLY "public"."t" SET "v" = $1, "big" = $2 WHERE "id" OPERATOR("pg_catalog".=) $3'
+        'UPDATE ONLY "public"."t" SET "id" = $1, "v" = $2, "big" = $3'
+        ' WHERE "id" OPERATOR("pg_catalog".=) $1'
     )
     assert chosen.conflict == "insert_exists"
 
@@ -126,7 +127,7 @@ def test_generated_columns_are_left_out() -> None:
     assert '"v"' not in text(plan(Change("U"), BY_ID, generated).primary)
 
 
-def test_an_identity_column_that_may_change_moves_the_row() -> None:
+def test_an_identity_column_that_changes_moves_the_row_and_no_other_does() -> None:
     always = table(
         column("id", INT, identity_always=True), column("v"), column("big"), keys=(key("id"),)
     )
@@ -134,9 +135,13 @@ def test_an_identity_column_that_may_change_moves_the_row() -> None:
     assert text(plan(Change("U"), BY_ID, always).primary).startswith("UPDATE")
     moved = plan(Change("U", old="K", unchanged=frozenset({2})), BY_ID, always)
     assert text(moved.primary) == (
-        'WITH gone AS (DELETE FROM ONLY "public"."t" WHERE "id" OPERATOR("pg_catalog".=) $1'
-        ' RETURNING "big") INSERT INTO "public"."t" ("id", "v", "big") OVERRIDING SYSTEM VALUE'
-        ' SELECT $2, $3, gone."big" FROM gone'
+        'WITH there AS (UPDATE ONLY "public"."t" SET "v" = $2'
+        ' WHERE "id" OPERATOR("pg_catalog".=) $1 AND "id" = $3 RETURNING 1),'
+        ' gone AS (DELETE FROM ONLY "public"."t"'
+        ' WHERE "id" OPERATOR("pg_catalog".=) $1 AND "id" <> $3 RETURNING "big"),'
+        ' added AS (INSERT INTO "public"."t" ("id", "v", "big") OVERRIDING SYSTEM VALUE'
+        ' SELECT $3, $2, gone."big" FROM gone RETURNING 1)'
+        " SELECT FROM there UNION ALL SELECT FROM added"
     )
 
 

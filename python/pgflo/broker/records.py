@@ -136,6 +136,8 @@ class TableRecord(Stored):
     published_ranges: int = 0
     published_rows: int = 0
     published_bytes: int = 0
+    bounds: str = ""
+    """Which rows of its root it holds, as an SQL condition."""
 
 
 @dataclass(frozen=True)

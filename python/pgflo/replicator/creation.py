@@ -209,4 +209,5 @@ def _table_record(
         ranges=planned.ranges if planned else 0,
         range_blocks=planned.range_blocks if planned else 0,
         bytes=planned.total_bytes if planned else 0,
+        bounds=table.bounds,
     )

@@ -42,6 +42,7 @@ SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, c.relkind::te
        c.relpersistence::text AS persistence,
        c.relreplident::text AS identity,
        coalesce(nullif(pg_partition_root(c.oid), c.oid), 0)::int8 AS root_oid,
+       coalesce(pg_get_partition_constraintdef(c.oid), '') AS bounds,
        ARRAY(SELECT a.relid::oid::int8 FROM pg_catalog.pg_partition_ancestors(c.oid) a
              WHERE a.relid <> c.oid) AS ancestors,
        has_table_privilege(c.oid, 'SELECT') AS may_read,
@@ -99,6 +100,8 @@ class SourceTable:
     root: tuple[str, str] | None
     """Schema and name of the partitioned table it belongs to."""
     root_oid: int
+    bounds: str
+    """Which rows of its root it holds, as an SQL condition; empty without a root."""
     columns: tuple[SourceColumn, ...]
     key: tuple[str, ...]
     """Columns of the replica identity, or of the primary key if that is FULL. May be empty."""
@@ -157,6 +160,7 @@ async def resolve(conn: psycopg.AsyncConnection[Any], settings: SourceSettings) 
             name=row.name,
             root=choice.name_of(row.root_oid),
             root_oid=row.root_oid,
+            bounds=row.bounds,
             columns=(),
             key=(),
             identity=row.identity,

@@ -15,10 +15,12 @@ import asyncio
 import contextlib
 import random
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
+from pgflo import errors
 from pgflo.broker.connection import connect
 from pgflo.broker.lease import Lease
 from pgflo.broker.names import Names
@@ -28,7 +30,7 @@ from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
-from pgflo.sinks.postgres.prepare import prepare
+from pgflo.sinks.postgres.prepare import prepare, tables_through_root
 from pgflo.worker.child import warm_up
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import Dispatcher, RestMissingError
@@ -111,7 +113,8 @@ class Worker:
                     backoff.reset()
                 # Before the first success somebody is looking on, and may have mistyped a name.
                 can_heal = error.can_heal and self._has_taken_over
-                wait_s = backoff.next_wait_s() if can_heal else None
+                is_contended = error.kind is errors.SINK_CONTENDED
+                wait_s = backoff.next_wait_s(shortest=is_contended) if can_heal else None
                 if wait_s is None:
                     raise
                 log.warning(
@@ -178,9 +181,9 @@ class Worker:
     async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
         tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
 
-        def work() -> bool:
+        def work() -> tuple[bool, frozenset[int]]:
             with self._to.connect("worker", warn=not self._has_taken_over) as conn:
-                return prepare(
+                has_begun = prepare(
                     conn,
                     self._to,
                     tables,
@@ -189,8 +192,10 @@ class Worker:
                     self._settings.target_not_empty,
                     again=self._has_taken_over,
                 )
+                return has_begun, tables_through_root(conn, tables)
 
-        has_begun = await asyncio.to_thread(work)
+        has_begun, through_root = await asyncio.to_thread(work)
+        self._to = replace(self._to, through_root=through_root)
         self._has_taken_over = True
         log.info(
             "beginning at the group's start" if has_begun else "going on where this sink was",
@@ -236,15 +241,16 @@ class Backoff:
         """Begin with the shortest wait again: there was progress."""
         self._attempts = 0
 
-    def next_wait_s(self) -> float | None:
-        """Give the next wait in seconds; None when there were enough attempts."""
+    def next_wait_s(self, *, shortest: bool = False) -> float | None:
+        """Give the next wait in seconds; None when there were enough attempts.
+
+        `shortest`: the other side is well and the wait need not grow.
+        """
         self._attempts += 1
         if 0 < self._settings.max_attempts <= self._attempts:
             return None
-        longest_s = min(
-            self._settings.max_wait_s,
-            self._settings.initial_wait_s * 2 ** min(self._attempts - 1, 30),
-        )
+        doublings = 0 if shortest else min(self._attempts - 1, 30)
+        longest_s = min(self._settings.max_wait_s, self._settings.initial_wait_s * 2**doublings)
         return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter, not a secret
 
 

@@ -40,4 +40,5 @@ def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
         root=table.root,
         columns=tuple(column.name for column in table.columns),
         copied=copied,
+        bounds=table.bounds,
     )

@@ -12,6 +12,8 @@ use crate::libpq::{Libpq, PgResult};
 const DIAG_SQLSTATE: u8 = b'C';
 /// `PG_DIAG_CONSTRAINT_NAME`
 const DIAG_CONSTRAINT_NAME: u8 = b'n';
+/// `PG_DIAG_COLUMN_NAME`
+const DIAG_COLUMN_NAME: u8 = b'c';
 
 /// `ExecStatusType`, as far as a pipeline of prepared statements brings it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,11 @@ impl Answer {
     /// Name of the violated constraint.
     pub(crate) fn constraint(&self) -> Option<String> {
         self.field(DIAG_CONSTRAINT_NAME)
+    }
+
+    /// Name of the column that an error is about: the one of a NOT NULL.
+    pub(crate) fn column(&self) -> Option<String> {
+        self.field(DIAG_COLUMN_NAME)
     }
 
     fn field(&self, code: u8) -> Option<String> {

@@ -147,12 +147,12 @@ impl<'c> Pipeline<'c> {
                 }
             }
             Err(sqlstate) => {
-                let (sqlstate, constraint) = (sqlstate.to_owned(), String::new());
                 self.record(
                     place,
                     Cause::Server {
-                        sqlstate,
-                        constraint,
+                        sqlstate: sqlstate.to_owned(),
+                        constraint: String::new(),
+                        column: String::new(),
                     },
                 );
             }
@@ -253,12 +253,12 @@ impl<'c> Pipeline<'c> {
             }
             Status::Error => match answer.sqlstate() {
                 Some(sqlstate) => {
-                    let constraint = answer.constraint().unwrap_or_default();
                     self.record(
                         awaited.place,
                         Cause::Server {
                             sqlstate,
-                            constraint,
+                            constraint: answer.constraint().unwrap_or_default(),
+                            column: answer.column().unwrap_or_default(),
                         },
                     );
                 }

@@ -119,6 +119,14 @@ impl NetEffect {
         Ok(groups.into_iter().map(|group| shown(py, group)).collect())
     }
 
+    /// Drops relations and their routes, and what is collected.
+    fn forget_all(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |net| {
+            net.forget_all();
+            Ok(())
+        })
+    }
+
     /// Drops what is collected.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         self.with(py, |net| {

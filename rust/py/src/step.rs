@@ -75,6 +75,7 @@ pub struct Step {
     ordinal: u64,
     sqlstate: String,
     constraint: String,
+    column: String,
     matched_rows: i64,
     changes: u64,
     conflicts: BTreeMap<&'static str, u64>,
@@ -122,6 +123,7 @@ impl Step {
             ordinal: position.ordinal,
             sqlstate: String::new(),
             constraint: String::new(),
+            column: String::new(),
             matched_rows: NOT_COUNTED,
             changes: tally.changes,
             conflicts: conflicts
@@ -189,9 +191,11 @@ impl Step {
             Cause::Server {
                 sqlstate,
                 constraint,
+                column,
             } => Self {
                 sqlstate,
                 constraint,
+                column,
                 ..self
             },
             Cause::Lost => Self {

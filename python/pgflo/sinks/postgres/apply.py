@@ -20,7 +20,10 @@ from psycopg import pq, sql
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres.catalog import Table, find_table
-from pgflo.sinks.postgres.connection import failure, kind_of
+from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.contention import heals
+from pgflo.sinks.postgres.refusal import label, refusal
+from pgflo.sinks.postgres.refusal import position as position_of
 from pgflo.sinks.postgres.statements import Change, Source, Text, plan
 from pgflo.sinks.postgres.truncate import truncate
 from pgflo.source.pump import native_pump
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("pgflo.sinks.postgres")
 
 T = TypeVar("T")
-
-OPERATIONS = {"I": "INSERT", "U": "UPDATE", "D": "DELETE"}
 
 
 class NotAsExpectedError(Exception):
@@ -58,9 +59,15 @@ class Applier:
     """Applies bodies through one connection. Statements are prepared once and kept."""
 
     def __init__(
-        self, conn: psycopg.Connection[TupleRow], roots: Mapping[int, tuple[str, str] | None]
+        self,
+        conn: psycopg.Connection[TupleRow],
+        roots: Mapping[int, tuple[str, str] | None],
+        through_root: frozenset[int] = frozenset(),
     ) -> None:
-        """`roots`: partition root by source oid, where the destination may lack the leaf."""
+        """`roots`: partition root by source oid, where the destination may lack the leaf.
+
+        `through_root`: leaves that it has with other bounds.
+        """
         pump = native_pump(conn.pgconn)
         if pump is None:
             raise PgfloError(
@@ -70,9 +77,12 @@ class Applier:
             )
         self._conn = conn
         self._roots = roots
+        self._through_root = through_root
         self._replay = _core.Replay(pump)
         self._relations: dict[int, _core.Relation] = {}
         self._tables: dict[int, Table] = {}
+        self._doubted = 0
+        """Source oid of the table that normal mode failed with; 0: none."""
         self._prepared: dict[int, list[str]] = {}
         self._numbers = itertools.count(1)
 
@@ -89,6 +99,8 @@ class Applier:
         `only`: OIDs of the relations that are wanted. Raises `NotAsExpectedError` in normal mode,
         `PgfloError` with table and position in careful mode and for what no mode can mend.
         """
+        if careful:
+            self._look_again()
         self._replay.load(body.data, body.prev, after, only)
         while True:
             step = self._replay.run(careful=careful)
@@ -103,31 +115,49 @@ class Applier:
                     self._truncate(step)
                 case _core.STEP_MESSAGE:
                     continue  # it holds an ordinal, and nothing for a table
-                case _core.STEP_FAILED if not careful:
+                case _core.STEP_FAILED if not careful and not heals(step.sqlstate):
+                    self._doubted = step.relation.oid if step.relation else 0
                     raise NotAsExpectedError
                 case _:
-                    raise self._refusal(step)
+                    oid = step.relation.oid if step.relation else 0
+                    raise refusal(step, self._tables.get(oid))
 
     # --- relations
 
     def _learn(self, step: _core.Step) -> None:
         relation = _given(step.relation)
-        self._replay.forget(relation.oid)
         self._relations[relation.oid] = relation
-        self._tables.pop(relation.oid, None)
-        deallocate(self._conn, self._prepared.pop(relation.oid, ()))
+        self._forget(relation.oid)
+
+    def _forget(self, oid: int) -> None:
+        self._replay.forget(oid)
+        self._tables.pop(oid, None)
+        deallocate(self._conn, self._prepared.pop(oid, ()))
+
+    def _look_again(self) -> None:
+        """Forget how the table looked that normal mode failed with: it may be another one by now.
+
+        Not before the transaction is back at its savepoint.
+        """
+        oid, self._doubted = self._doubted, 0
+        if oid in self._relations:
+            self._forget(oid)
 
     def _table(self, relation: _core.Relation, position: str) -> Table:
         table = self._tables.get(relation.oid)
         if table is None:
             table = find_table(
-                self._conn, relation.schema, relation.name, self._roots.get(relation.oid)
+                self._conn,
+                relation.schema,
+                relation.name,
+                self._roots.get(relation.oid),
+                through_root=relation.oid in self._through_root,
             )
             if table is None:
                 raise PgfloError(
                     errors.SINK_TABLE_MISSING,
-                    f"the destination has no table {_label(relation)}, which changes at {position}",
-                    table=_label(relation),
+                    f"the destination has no table {label(relation)}, which changes at {position}",
+                    table=label(relation),
                     position=position,
                 )
             self._tables[relation.oid] = table
@@ -138,7 +168,7 @@ class Applier:
     def _answer(self, step: _core.Step) -> None:
         shape = _given(step.shape)
         relation = self._relations[shape.relation_oid]
-        position = _position(step)
+        position = position_of(step)
         table = self._table(relation, position)
         change = Change(shape.op, shape.old, frozenset(shape.unchanged), shape.careful)
         source = Source(
@@ -150,8 +180,14 @@ class Applier:
             chosen = plan(change, source, table)
         except PgfloError as error:
             raise _placed(error, position) from None
-        primary = self._prepare(relation, chosen.primary, position)
-        fallback = self._prepare(relation, chosen.fallback, position)
+        try:
+            primary = self._prepare(relation, chosen.primary, position)
+            fallback = self._prepare(relation, chosen.fallback, position)
+        except PgfloError as error:
+            if shape.careful or error.can_heal:
+                raise
+            self._doubted = relation.oid
+            raise NotAsExpectedError from error
         statement = (
             _core.Statement(None, [])
             if primary is None
@@ -170,20 +206,20 @@ class Applier:
         )
         if result.status != pq.ExecStatus.COMMAND_OK:
             error = psycopg.errors.error_from_result(result)
-            doing = f"cannot prepare a statement for {_label(relation)}, needed at {position}"
-            raise _placed(failure(error, doing), position, table=_label(relation))
+            doing = f"cannot prepare a statement for {label(relation)}, needed at {position}"
+            raise _placed(failure(error, doing), position, table=label(relation))
         self._prepared.setdefault(relation.oid, []).append(name)
         return name, list(text.params)
 
     # --- truncates
 
     def _truncate(self, step: _core.Step) -> None:
-        position = _position(step)
+        position = position_of(step)
         tables = [self._truncatable(relation, step, position) for relation in step.truncated]
         try:
             truncate(self._conn, tables, restart_identity=step.restart_identity)
         except psycopg.Error as error:
-            names = ", ".join(map(_label, step.truncated))
+            names = ", ".join(map(label, step.truncated))
             raise _placed(failure(error, f"TRUNCATE of {names} at {position}"), position) from error
 
     def _truncatable(self, relation: _core.Relation, step: _core.Step, position: str) -> Table:
@@ -197,38 +233,12 @@ class Applier:
             return table
         raise PgfloError(
             errors.SINK_REFUSED,
-            f"TRUNCATE of partition {_label(relation)} at {position}: the destination has only"
+            f"TRUNCATE of partition {label(relation)} at {position}: the destination has only"
             f" {table.schema}.{table.name}, whose other rows must stay",
             hint="Create the partition at the destination, or delete its rows there by hand and"
             " `pgflo replicate --restart`.",
-            table=_label(relation),
+            table=label(relation),
             position=position,
-        )
-
-    # --- refusals
-
-    def _refusal(self, step: _core.Step) -> PgfloError:
-        relation = step.relation
-        table = _label(relation) if relation else "an unknown table"
-        operation = OPERATIONS.get(step.shape.op, "change") if step.shape else "change"
-        position = _position(step)
-        context: dict[str, Any] = {"table": table, "position": position}
-        if step.constraint:
-            context["constraint"] = step.constraint
-        if step.sqlstate:
-            why = f"SQLSTATE {step.sqlstate} ({_condition(step.sqlstate)})"
-            if step.constraint:
-                why += f", constraint {step.constraint}"
-            return PgfloError(
-                kind_of(step.sqlstate), f"{operation} on {table} at {position}: {why}", **context
-            )
-        why = (
-            "it finds no row, and cannot be made an INSERT: the source did not send every value"
-            if step.matched_rows == 0
-            else f"it hits {step.matched_rows} rows instead of one"
-        )
-        return PgfloError(
-            errors.SINK_REFUSED, f"{operation} on {table} at {position}: {why}", **context
         )
 
 
@@ -243,21 +253,6 @@ def _given(value: T | None) -> T:
         message = "the native replay left out what its step must carry"
         raise RuntimeError(message)
     return value
-
-
-def _label(relation: _core.Relation) -> str:
-    return f"{relation.schema}.{relation.name}"
-
-
-def _position(step: _core.Step) -> str:
-    return f"{_core.lsn_format(step.commit_lsn)}:{step.ordinal}"
-
-
-def _condition(sqlstate: str) -> str:
-    try:
-        return psycopg.errors.lookup(sqlstate).__name__
-    except KeyError:
-        return "unknown condition"
 
 
 def _placed(error: PgfloError, position: str, **context: str) -> PgfloError:

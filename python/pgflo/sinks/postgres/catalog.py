@@ -7,6 +7,7 @@ Invariant: a `Table` describes the destination as it was in one query; names com
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 COLUMNS_QUERY = """
 SELECT attname, atttypid::bigint, attgenerated <> '', attidentity = 'a',
     CASE WHEN 'c' IN (t.typtype, b.typtype) THEN 0 ELSE t.typarray::bigint END,
-    ascii(t.typdelim::text), format_type(t.oid, -1)
+    ascii(t.typdelim::text), format_type(t.oid, -1),
+    CASE WHEN atttypmod >= 0 THEN format_type(atttypid, atttypmod) END
 FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype
 WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum
@@ -58,6 +60,18 @@ ORDER BY i.indisprimary DESC, i.indexrelid
 """Strategy 3 of a btree is equality: an operator of an extension (citext) has its own schema."""
 
 
+BOUNDS_QUERY = """
+SELECT pg_get_partition_constraintdef(c.oid)
+FROM pg_class c
+JOIN pg_class r ON r.oid = pg_partition_root(c.oid)
+JOIN pg_namespace n ON n.oid = r.relnamespace
+WHERE c.oid = %s AND c.relispartition AND n.nspname = %s AND r.relname = %s
+"""
+
+HASH_PARENT = re.compile(r"'\d+'::oid")
+"""In the bounds of a hash partition stands the OID of its parent, which nobody else has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a destination table."""
@@ -73,6 +87,8 @@ class Column:
     """The byte between two elements of such an array."""
     type_name: str
     """Its type without modifier, as SQL."""
+    stored_as: str | None = None
+    """The type with its length or scale, as SQL text, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +163,29 @@ def load_table(conn: psycopg.Connection[TupleRow], schema: str, name: str) -> Ta
 
 
 def find_table(
-    conn: psycopg.Connection[TupleRow], schema: str, name: str, root: tuple[str, str] | None
+    conn: psycopg.Connection[TupleRow],
+    schema: str,
+    name: str,
+    root: tuple[str, str] | None,
+    *,
+    through_root: bool = False,
 ) -> Table | None:
-    """Find where a source table's rows go: the table of its name, else its partition root's."""
-    table = load_table(conn, schema, name)
+    """Find where a source table's rows go: the table of its name, else its partition root's.
+
+    `through_root`: the destination's partition of that name does not hold the same rows.
+    """
+    table = load_table(conn, schema, name) if root is None or not through_root else None
     if table is None and root is not None:
         table = load_table(conn, *root)
     return table
+
+
+def is_cut_otherwise(
+    conn: psycopg.Connection[TupleRow], table: Table, root: tuple[str, str], bounds: str
+) -> bool:
+    """Whether `table` is a partition of `root` that holds other rows than those within `bounds`."""
+    found = conn.execute(BOUNDS_QUERY, (table.oid, *root)).fetchone()
+    return found is not None and HASH_PARENT.sub("", found[0]) != HASH_PARENT.sub("", bounds)
 
 
 def is_referenced_from_outside(conn: psycopg.Connection[TupleRow], oids: Sequence[int]) -> bool:

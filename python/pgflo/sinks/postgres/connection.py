@@ -72,6 +72,8 @@ PINNED_SETTINGS: Mapping[str, str] = {
     "enable_mergejoin": "off",
     # Room for the rows of an epoch, so that they are not spilled to disk on their way.
     "work_mem": "64MB",
+    # A row that an application changed meanwhile is read anew, not refused.
+    "default_transaction_isolation": "read committed",
     # Set per role or database, these would end a long transaction that is working as it should.
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -83,6 +85,9 @@ same ones. `row_security=off` turns rows that a policy hides into an error."""
 
 TRANSACTION_TIMEOUT_SINCE = 170000
 """First server version that has `transaction_timeout`."""
+
+GRANT_PARAMETER_SINCE = 150000
+"""First server version that can grant a setting; before, only superusers may change this one."""
 
 REFUSED_AT_CONNECT = (
     "authentication failed",
@@ -108,6 +113,8 @@ class Destination:
     group: str
     sink: str
     owner: uuid.UUID
+    through_root: frozenset[int] = frozenset()
+    """Source oids of partitions that this database has not, or has with other bounds."""
 
     def connect(self, role: str, *, warn: bool = False) -> psycopg.Connection[TupleRow]:
         """Open an autocommit session with pinned settings; `role` is unique in this run.
@@ -170,9 +177,14 @@ class Destination:
         }
 
 
-def failure(error: psycopg.Error, doing: str) -> PgfloError:
+def failure(error: psycopg.Error, doing: str, **context: str) -> PgfloError:
     """Tell a server error by kind, without row values. `doing` says what failed, and where."""
-    return PgfloError(kind_of(error.sqlstate), f"{doing}: {describe(error)}")
+    diag = error.diag
+    if diag.table_name:
+        context.setdefault("table", f"{diag.schema_name}.{diag.table_name}")
+    if diag.constraint_name:
+        context.setdefault("constraint", diag.constraint_name)
+    return PgfloError(kind_of(error.sqlstate), f"{doing}: {describe(error)}", **context)
 
 
 def kind_of(sqlstate: str | None) -> Kind:
@@ -185,12 +197,15 @@ def kind_of(sqlstate: str | None) -> Kind:
         "42P01": errors.SINK_TABLE_MISSING,
         "3F000": errors.SINK_TABLE_MISSING,
         "42703": errors.SINK_COLUMN_MISSING,
-        "55P03": errors.SINK_INTERRUPTED,
+        "55P03": errors.SINK_CONTENDED,
+        "57014": errors.SINK_CONTENDED,
     }
     if sqlstate in exact:
         return exact[sqlstate]
-    # 40: serialization, deadlock; 53: resources; 57: operator; 58: operating system.
-    if sqlstate.startswith(("40", "53", "57", "58")):
+    if sqlstate.startswith("40"):  # serialization, deadlock
+        return errors.SINK_CONTENDED
+    # 53: resources; 57: operator; 58: operating system.
+    if sqlstate.startswith(("53", "57", "58")):
         return errors.SINK_INTERRUPTED
     return errors.SINK_REFUSED
 
@@ -227,14 +242,25 @@ def _become_replica(conn: psycopg.Connection[TupleRow], *, warn: bool) -> None:
     except psycopg.errors.InsufficientPrivilege:
         if not warn:
             return
-        statement = sql.SQL("GRANT SET ON PARAMETER session_replication_role TO {}").format(
-            sql.Identifier(conn.info.user)
-        )
+        can_be_granted = conn.info.server_version >= GRANT_PARAMETER_SINCE
+        statement = sql.SQL(
+            "GRANT SET ON PARAMETER session_replication_role TO {}"
+            if can_be_granted
+            else "ALTER ROLE {} SUPERUSER"
+        ).format(sql.Identifier(conn.info.user))
         log.warning(
             "the destination's triggers and foreign keys act on replicated rows: the role may not"
             " switch them off",
             grant=statement.as_string(conn),
         )
+
+
+def is_replica(conn: psycopg.Connection[TupleRow]) -> bool:
+    """Whether triggers and foreign keys are silent in this session of `Destination.connect`."""
+    row = conn.execute(
+        "SELECT pg_catalog.current_setting('session_replication_role') = 'replica'"
+    ).fetchone()
+    return row == (True,)
 
 
 def _terminate(conn: psycopg.Connection[TupleRow], prefix: str, *, spare: str | None = None) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pgflo.sinks.postgres.statements import by_operator
+from pgflo.sinks.postgres.row_search import by_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, NoReturn
 import psycopg
 from psycopg import pq
 
-from pgflo import _core, errors
+from pgflo import _core
+from pgflo.errors import Retry
 from pgflo.sinks.postgres import group_statements
 from pgflo.sinks.postgres.apply import NotAsExpectedError, deallocate
 from pgflo.sinks.postgres.catalog import find_table
 from pgflo.sinks.postgres.connection import failure, kind_of
 from pgflo.sinks.postgres.routes import route, slow_route, source_of
-from pgflo.sinks.postgres.statements import row_constraint
+from pgflo.sinks.postgres.row_search import row_constraint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,16 +62,23 @@ class GroupApplier:
         self,
         conn: psycopg.Connection[TupleRow],
         roots: Mapping[int, tuple[str, str] | None],
+        through_root: frozenset[int],
         applier: Applier,
     ) -> None:
-        """`applier` takes the tables that are slow. It shares the connection."""
+        """`applier` takes the tables that are slow. It shares the connection, and what it is told.
+
+        `roots`: partition root by source oid, where the destination may lack the leaf;
+        `through_root`: leaves that it has with other bounds.
+        """
         self._conn = conn
         self._roots = roots
+        self._through_root = through_root
         self._applier = applier
         self._net = _core.NetEffect()
         self._known: dict[int, Known] = {}
         self._prepared: dict[tuple[int, str, tuple[int, ...]], bytes] = {}
         self._numbers = itertools.count(1)
+        self._has_scanned = False
 
     def scan(self, bodies: Sequence[Body], after: Position) -> Scan:
         """Collect what stands behind `after`; nothing is sent but questions to the catalog."""
@@ -80,13 +88,20 @@ class GroupApplier:
             if outcome == "relation" and relation is not None:
                 self._net.answer(relation.oid, self._learn(relation))
             elif outcome == "done":
+                self._has_scanned = True
                 return Scan(*self._net.counts(), is_fit=True)
             else:
                 changes = sum(body.changes for body in bodies)
                 return Scan(changes, changes, is_fit=False)
 
     def apply(self, bodies: Sequence[Body], after: Position) -> None:
-        """Apply what `scan` of the same bodies collected. Raises `NotAsExpectedError`."""
+        """Apply what `scan` of the same bodies collected, or scan again if that was used up.
+
+        Raises `NotAsExpectedError`, `PgfloError` for what time may heal.
+        """
+        if not self._has_scanned:
+            self.scan(bodies, after)
+        self._has_scanned = False
         slow = self._net.slow_relations()
         for group in self._net.take():
             self._run(group)
@@ -101,7 +116,11 @@ class GroupApplier:
         stale = [key for key in self._prepared if key[0] == relation.oid]
         deallocate(self._conn, [self._prepared.pop(key).decode() for key in stale])
         table = find_table(
-            self._conn, relation.schema, relation.name, self._roots.get(relation.oid)
+            self._conn,
+            relation.schema,
+            relation.name,
+            self._roots.get(relation.oid),
+            through_root=relation.oid in self._through_root,
         )
         if table is None:
             return slow_route(relation)  # replay says what is missing, and where
@@ -158,6 +177,8 @@ class GroupApplier:
 
     def _refuse(self, error: psycopg.Error) -> NoReturn:
         """Leave to replay what it may meet otherwise, or can name better."""
-        if kind_of(error.sqlstate) in (errors.SINK_UNREACHABLE, errors.SINK_INTERRUPTED):
+        if kind_of(error.sqlstate).retry is Retry.BACKOFF:
             raise failure(error, "applying changes") from None
+        # A table may look otherwise by now.
+        self._net.forget_all()
         raise NotAsExpectedError from error

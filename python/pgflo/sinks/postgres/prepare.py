@@ -17,7 +17,7 @@ from psycopg import sql
 from pgflo import errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.catalog import Table, find_table
+from pgflo.sinks.postgres.catalog import Table, find_table, is_cut_otherwise
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.truncate import truncate
 
@@ -44,6 +44,8 @@ class SourceTable:
     columns: tuple[str, ...]
     copied: bool
     """Whether its rows are copied first, so that it must be empty."""
+    bounds: str = ""
+    """Which rows of its root it holds, as an SQL condition; empty if that is not known."""
 
     @property
     def label(self) -> str:
@@ -91,7 +93,7 @@ def find_tables(
     found: dict[int, Table] = {}
     missing: list[str] = []
     for table in tables:
-        destination = find_table(conn, table.schema, table.name, table.root)
+        destination = _find(conn, table)
         if destination is None:
             missing.append(table.label)
         else:
@@ -110,6 +112,27 @@ def find_tables(
         raise PgfloError(
             errors.SINK_COLUMN_MISSING, f"the destination has no column {', '.join(lacking)}"
         )
+    return found
+
+
+def tables_through_root(
+    conn: psycopg.Connection[TupleRow], tables: Sequence[SourceTable]
+) -> frozenset[int]:
+    """Give the source oids of partitions whose rows are written to their partition root."""
+    leaves = [table for table in tables if table.root is not None]
+    found = find_tables(conn, leaves)
+    return frozenset(
+        leaf.oid for leaf in leaves if (found[leaf.oid].schema, found[leaf.oid].name) == leaf.root
+    )
+
+
+def _find(conn: psycopg.Connection[TupleRow], table: SourceTable) -> Table | None:
+    root = table.root
+    found = find_table(conn, table.schema, table.name, root)
+    if found is None or root is None or (found.schema, found.name) == root or not table.bounds:
+        return found
+    if is_cut_otherwise(conn, found, root, table.bounds):
+        return find_table(conn, table.schema, table.name, root, through_root=True)
     return found
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgflo import _core
-from pgflo.sinks.postgres.statements import Source, row_constraint
+from pgflo.sinks.postgres.row_search import Source, row_constraint
 
 if TYPE_CHECKING:
     from pgflo.sinks.postgres.catalog import Table

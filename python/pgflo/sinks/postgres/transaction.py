@@ -29,7 +29,8 @@ import structlog
 from pgflo import _core
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.apply import Applier, Body, NotAsExpectedError
-from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.connection import failure, is_replica
+from pgflo.sinks.postgres.contention import repeated
 from pgflo.sinks.postgres.groups import GroupApplier
 
 if TYPE_CHECKING:
@@ -38,9 +39,15 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from pgflo.sinks.postgres.connection import Destination
+    from pgflo.sinks.postgres.groups import Scan
     from pgflo.sinks.postgres.progress import Progress
 
 log = structlog.get_logger("pgflo.sinks.postgres")
+
+BEGIN = "BEGIN; SAVEPOINT step"
+
+BEGIN_CHECKED = "BEGIN; SET CONSTRAINTS ALL DEFERRED; SAVEPOINT step"
+"""Where foreign keys are checked: what the source may break until its commit, we may until ours."""
 
 FEWEST_GROUPED_CHANGES = 150
 """Below that a statement per change, all in one pipeline, is done sooner than a round trip for each
@@ -74,8 +81,9 @@ class Transactions:
         self._conn = conn
         self._to = to
         self._held = held
-        self._applier = Applier(conn, roots)
-        self._groups = GroupApplier(conn, roots, self._applier)
+        self._is_replica = is_replica(conn)
+        self._applier = Applier(conn, roots, to.through_root)
+        self._groups = GroupApplier(conn, roots, to.through_root, self._applier)
         self._position = held.position
         """Up to where changes are applied, committed or not."""
         self._is_open = False
@@ -89,19 +97,14 @@ class Transactions:
         Raises `PgfloError` with table and position, after which the connection must be closed.
         """
         is_whole = is_divisible and not self._is_open
-        scan = None
-        if sum(body.changes for body in bodies) >= FEWEST_GROUPED_CHANGES:
+        changes = sum(body.changes for body in bodies)
+        # Where triggers and foreign keys act, they are to see what the source's saw, in its order.
+        if self._is_replica and changes >= FEWEST_GROUPED_CHANGES:
             scan = self._groups.scan(bodies, self._position)
-        if scan and scan.slow_changes <= MOST_SLOW_CHANGES and scan.is_fit:
-            self._save()
-            try:
-                self._groups.apply(bodies, self._position)
-            except NotAsExpectedError:
+            if scan.is_fit and scan.slow_changes <= MOST_SLOW_CHANGES:
+                if self._apply_groups(bodies, scan):
+                    return
                 self._undo(is_whole=is_whole)
-            else:
-                self._applied.grouped_changes += scan.changes - scan.slow_changes
-                self._book(bodies[-1], scan.changes, Counter())
-                return
         if len(bodies) == 1:
             self._replay(bodies[0])
             return
@@ -128,19 +131,32 @@ class Transactions:
             self._conn.execute("COMMIT")
         except psycopg.Error as error:
             # A deferred constraint speaks here, or the answer got lost.
-            raise failure(error, f"committing changes up to {_text(self._position)}") from None
+            doing = f"committing changes up to {_text(self._position)}"
+            raise failure(error, doing, position=_text(self._position)) from None
         self._held = held
         self._is_open = False
 
-    # --- one body, change by change
+    # --- the ways to apply
 
-    def _replay(self, body: Body) -> None:
+    def _apply_groups(self, bodies: Sequence[Body], scan: Scan) -> bool:
+        """Apply net effects; False if they did not go as expected."""
         self._save()
         try:
-            changes, conflicts = self._applier.apply(body, self._position, careful=False)
+            repeated(self._conn, lambda: self._groups.apply(bodies, self._position))
+        except NotAsExpectedError:
+            return False
+        self._applied.grouped_changes += scan.changes - scan.slow_changes
+        self._book(bodies[-1], scan.changes, Counter())
+        return True
+
+    def _replay(self, body: Body) -> None:
+        """Apply a body change by change, and carefully if that does not go as expected."""
+        self._save()
+        try:
+            changes, conflicts = self._attempt(body, careful=False)
         except NotAsExpectedError:
             self._conn.execute("ROLLBACK TO SAVEPOINT step")
-            changes, conflicts = self._applier.apply(body, self._position, careful=True)
+            changes, conflicts = self._attempt(body, careful=True)
             self._applied.careful_steps += 1
             log.warning(
                 "changes did not go as expected and were applied again one by one",
@@ -150,14 +166,19 @@ class Transactions:
             )
         self._book(body, changes, conflicts)
 
+    def _attempt(self, body: Body, *, careful: bool) -> tuple[int, Counter[str]]:
+        return repeated(
+            self._conn, lambda: self._applier.apply(body, self._position, careful=careful)
+        )
+
     # --- where we stand
 
     def _save(self) -> None:
         """Begin what can be undone by itself."""
-        begin = (
-            "RELEASE SAVEPOINT step; SAVEPOINT step" if self._is_open else "BEGIN; SAVEPOINT step"
-        )
-        self._conn.execute(begin)
+        if self._is_open:
+            self._conn.execute("RELEASE SAVEPOINT step; SAVEPOINT step")
+        else:
+            self._conn.execute(BEGIN if self._is_replica else BEGIN_CHECKED)
         self._is_open = True
 
     def _undo(self, *, is_whole: bool) -> None:

@@ -48,6 +48,8 @@ pub enum Cause {
         sqlstate: String,
         /// Name of the violated constraint, or empty.
         constraint: String,
+        /// Name of the column that may not be NULL, or empty.
+        column: String,
     },
     /// The connection broke, or was not usable.
     Lost,

@@ -162,8 +162,9 @@ impl<B: AsRef<[u8]>> Net<B> {
         Ok(())
     }
 
-    /// Drops the answer for every relation; they are asked for again.
+    /// Drops bodies, rows and relations; the caller is asked for each relation again.
     pub fn forget_all(&mut self) {
+        self.clear();
         self.relations.clear();
     }
 
