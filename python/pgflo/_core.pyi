@@ -531,8 +531,12 @@ class Step:
     def changes(self) -> int:
         """Changes applied since `load`."""
     @property
-    def conflicts(self) -> dict[str, int]:
-        """Since `load`, careful mode only: "insert_exists", "update_missing", "delete_missing"."""
+    def conflicts(self) -> list[tuple[int, str, int, tuple[int, int]]]:
+        """Tell what careful mode met since `load`, by relation and kind.
+
+        Each: the relation's OID; "insert_exists", "update_missing" or "delete_missing"; how many
+        changes; the position of the first.
+        """
 
 @final
 class Replay:

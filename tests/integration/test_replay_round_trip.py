@@ -79,7 +79,7 @@ def test_all_kinds_of_changes_leave_the_target_equal_to_the_source(
     applier = open_replay(target)
     for envelope in stream.envelopes(target_body_bytes=target_body_bytes):
         step = applier.apply(envelope, careful=careful)
-        assert (step.kind, step.sqlstate, step.conflicts) == (_core.STEP_DONE, "", {})
+        assert (step.kind, step.sqlstate, step.conflicts) == (_core.STEP_DONE, "", [])
         assert (step.commit_lsn, step.ordinal) == (envelope.commit_lsn, envelope.ordinal)
         assert step.changes == envelope.changes
     assert table_rows(target) == table_rows(source)

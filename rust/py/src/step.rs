@@ -2,10 +2,8 @@
 //!
 //! Upstream: `pgflo_core::apply::Step`. Downstream: the worker, which answers it.
 
-use std::collections::BTreeMap;
-
 use pgflo_core::Position;
-use pgflo_core::apply::{self, CONNECTION_FAILURE, Cause, Conflicts, Op};
+use pgflo_core::apply::{self, CONNECTION_FAILURE, Cause, Conflict, Conflicts, Op, Place};
 use pgflo_core::pgoutput::OldKind;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -78,7 +76,7 @@ pub struct Step {
     column: String,
     matched_rows: i64,
     changes: u64,
-    conflicts: BTreeMap<&'static str, u64>,
+    conflicts: Vec<(u32, &'static str, u64, (u64, u64))>,
 }
 
 /// How far replay is.
@@ -97,19 +95,26 @@ impl Tally {
         Self {
             position: replay.position(),
             changes: replay.changes(),
-            conflicts: replay.conflicts(),
+            conflicts: replay.conflicts().clone(),
         }
     }
 }
 
 impl Step {
     fn bare(py: Python<'_>, kind: u8, position: Position, tally: &Tally) -> Self {
-        let met = tally.conflicts;
-        let conflicts = [
-            ("insert_exists", met.insert_exists),
-            ("update_missing", met.update_missing),
-            ("delete_missing", met.delete_missing),
-        ];
+        let conflicts = tally.conflicts.met().iter().map(|met| {
+            let kind = match met.conflict {
+                Conflict::InsertExists => "insert_exists",
+                Conflict::UpdateMissing => "update_missing",
+                Conflict::DeleteMissing => "delete_missing",
+            };
+            let Place {
+                position,
+                relation_oid,
+            } = met.first;
+            let first = (position.commit_lsn.0, position.ordinal);
+            (relation_oid, kind, met.changes, first)
+        });
         Self {
             kind,
             relation: None,
@@ -126,10 +131,7 @@ impl Step {
             column: String::new(),
             matched_rows: NOT_COUNTED,
             changes: tally.changes,
-            conflicts: conflicts
-                .into_iter()
-                .filter(|(_, count)| *count > 0)
-                .collect(),
+            conflicts: conflicts.collect(),
         }
     }
 

@@ -106,7 +106,7 @@ class Applier:
             step = self._replay.run(careful=careful)
             match step.kind:
                 case _core.STEP_DONE:
-                    return step.changes, Counter(step.conflicts)
+                    return step.changes, self._met(step)
                 case _core.STEP_RELATION:
                     self._learn(step)
                 case _core.STEP_STATEMENT:
@@ -121,6 +121,20 @@ class Applier:
                 case _:
                     oid = step.relation.oid if step.relation else 0
                     raise refusal(step, self._tables.get(oid))
+
+    def _met(self, step: _core.Step) -> Counter[str]:
+        """Name the tables that had other rows than their changes say."""
+        conflicts = Counter[str]()
+        for oid, kind, changes, first in step.conflicts:
+            conflicts[kind] += changes
+            log.warning(
+                "the destination had other rows than the changes say",
+                table=label(self._relations[oid]),
+                conflict=kind,
+                changes=changes,
+                first_at=f"{_core.lsn_format(first[0])}:{first[1]}",
+            )
+        return conflicts
 
     # --- relations
 

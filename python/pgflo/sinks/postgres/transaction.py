@@ -162,7 +162,6 @@ class Transactions:
                 "changes did not go as expected and were applied again one by one",
                 behind=_text(self._position),
                 up_to=_text(body.end),
-                **conflicts,
             )
         self._book(body, changes, conflicts)
 

@@ -17,4 +17,4 @@ pub use net::{Group, Kind, Net, NetStep, Route, Unfit};
 pub use relations::{Column, Relation};
 pub use replay::Replay;
 pub use statement::{Call, Conflict, Op, Shape, Source, Statement};
-pub use step::{Conflicts, Step};
+pub use step::{Conflicts, Met, Step};

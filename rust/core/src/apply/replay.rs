@@ -63,8 +63,8 @@ impl<B: AsRef<[u8]>> Replay<B> {
     }
 
     /// What careful replay met since [`Self::load`].
-    pub const fn conflicts(&self) -> Conflicts {
-        self.conflicts
+    pub const fn conflicts(&self) -> &Conflicts {
+        &self.conflicts
     }
 
     /// Where replay stands: the last change it dealt with or skipped.
@@ -163,8 +163,15 @@ impl<B: AsRef<[u8]>> Replay<B> {
             };
             match outcome.map_err(|reason| walk.error(&next, reason))? {
                 Outcome::Applied(conflict) => {
-                    if let Some(conflict) = conflict {
-                        conflicts.count(conflict);
+                    if let (Some(conflict), Some(change)) = (conflict, Change::of(next.message)) {
+                        let relation_oid = change.relation_oid;
+                        conflicts.count(
+                            conflict,
+                            Place {
+                                position,
+                                relation_oid,
+                            },
+                        );
                     }
                     *changes += 1;
                     walk.pass(&next)?;

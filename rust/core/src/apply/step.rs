@@ -39,23 +39,47 @@ pub enum Step {
     Failed(Refusal, Option<Arc<Relation>>),
 }
 
-/// What careful replay met since the body was loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Conflicts {
-    /// Inserts of rows that were there.
-    pub insert_exists: u64,
-    /// Updates of rows that were not.
-    pub update_missing: u64,
-    /// Deletes of rows that were not.
-    pub delete_missing: u64,
+/// What careful replay met since the body was loaded: kinds of conflicts, relation by relation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Conflicts(Vec<Met>);
+
+/// Conflicts of one kind that changes of one relation met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// What was met.
+    pub conflict: Conflict,
+    /// The first change that met it.
+    pub first: Place,
+    /// How many did.
+    pub changes: u64,
 }
 
 impl Conflicts {
-    pub(super) const fn count(&mut self, conflict: Conflict) {
-        match conflict {
-            Conflict::InsertExists => self.insert_exists += 1,
-            Conflict::UpdateMissing => self.update_missing += 1,
-            Conflict::DeleteMissing => self.delete_missing += 1,
+    /// One entry for each relation and kind, in the order in which they were met.
+    #[must_use]
+    pub fn met(&self) -> &[Met] {
+        &self.0
+    }
+
+    /// How many changes of all relations met that.
+    #[must_use]
+    pub fn of(&self, conflict: Conflict) -> u64 {
+        let same = self.0.iter().filter(|met| met.conflict == conflict);
+        same.map(|met| met.changes).sum()
+    }
+
+    pub(super) fn count(&mut self, conflict: Conflict, place: Place) {
+        let known = self
+            .0
+            .iter_mut()
+            .find(|met| met.conflict == conflict && met.first.relation_oid == place.relation_oid);
+        match known {
+            Some(met) => met.changes += 1,
+            None => self.0.push(Met {
+                conflict,
+                first: place,
+                changes: 1,
+            }),
         }
     }
 }

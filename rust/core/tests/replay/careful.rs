@@ -24,7 +24,7 @@ fn replayed(answer: Statement, rows: &[u64]) -> (Step, Conflicts, Vec<String>) {
     assert!(shape.careful);
     replay.register(shape.id, answer).unwrap();
     let step = replay.run(&mut executor, true).unwrap();
-    (step, replay.conflicts(), executor.sent)
+    (step, replay.conflicts().clone(), executor.sent)
 }
 
 fn with_fallback(conflict: Option<Conflict>) -> Statement {
@@ -60,7 +60,10 @@ fn one_row_is_what_is_expected_and_needs_no_fallback() {
 #[test]
 fn no_row_runs_the_fallback_and_counts_the_conflict() {
     let (step, conflicts, sent) = replayed(with_fallback(Some(Conflict::InsertExists)), &[0, 1]);
-    assert_eq!((step, conflicts.insert_exists), (Step::Done, 1));
+    assert_eq!(
+        (step, conflicts.of(Conflict::InsertExists)),
+        (Step::Done, 1)
+    );
     assert_eq!(sent, ["first(1)", "second(1)"]);
 }
 
@@ -79,7 +82,10 @@ fn a_fallback_that_does_not_touch_one_row_fails_and_counts_nothing() {
 #[test]
 fn without_a_fallback_only_a_missing_row_to_delete_is_passed_over() {
     let (step, conflicts, _) = replayed(without_fallback(Some(Conflict::DeleteMissing)), &[0]);
-    assert_eq!((step, conflicts.delete_missing), (Step::Done, 1));
+    assert_eq!(
+        (step, conflicts.of(Conflict::DeleteMissing)),
+        (Step::Done, 1)
+    );
     for conflict in [
         None,
         Some(Conflict::InsertExists),
