@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Position = tuple[int, int]
 
+OPERATIONS = {"I": "INSERT", "U": "UPDATE", "D": "DELETE"}
+
 
 @dataclass(frozen=True, slots=True)
 class Scan:
@@ -103,8 +105,9 @@ class GroupApplier:
             self.scan(bodies, after)
         self._has_scanned = False
         slow = self._net.slow_relations()
+        place = f"{_text(after)} to {_text(bodies[-1].end)}"
         for group in self._net.take():
-            self._run(group)
+            self._run(group, place)
         if slow:
             for body in bodies:
                 self._applier.apply(body, after, careful=False, only=slow)
@@ -132,12 +135,12 @@ class GroupApplier:
 
     # --- groups
 
-    def _run(self, group: _core.Group) -> None:
+    def _run(self, group: _core.Group, place: str) -> None:
         known = self._known[group.relation_oid]
         try:
             touched = self._copy(known, group) if group.kind == "I" else self._execute(known, group)
         except psycopg.Error as error:
-            self._refuse(error)
+            self._refuse(error, known, group, place)
         if touched != group.expected:
             raise NotAsExpectedError
 
@@ -175,10 +178,18 @@ class GroupApplier:
             raise psycopg.errors.error_from_result(result)
         return name
 
-    def _refuse(self, error: psycopg.Error) -> NoReturn:
+    def _refuse(
+        self, error: psycopg.Error, known: Known, group: _core.Group, place: str
+    ) -> NoReturn:
         """Leave to replay what it may meet otherwise, or can name better."""
         if kind_of(error.sqlstate).retry is Retry.BACKOFF:
-            raise failure(error, "applying changes") from None
+            table = f"{known.table.schema}.{known.table.name}"
+            doing = f"{OPERATIONS[group.kind]} of {group.rows} rows on {table} at {place}"
+            raise failure(error, doing, table=table, position=place) from None
         # A table may look otherwise by now.
         self._net.forget_all()
         raise NotAsExpectedError from error
+
+
+def _text(position: Position) -> str:
+    return f"{_core.lsn_format(position[0])}:{position[1]}"
