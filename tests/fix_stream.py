@@ -160,6 +160,10 @@ class Stream:
         """Reach the destination through another port."""
         self._dsn = make_conninfo(self._dsn, port=port)
 
+    def as_user(self, name: str) -> None:
+        """Reach the destination as another role."""
+        self._dsn = self.target.server.dsn(self.target.name, name)
+
     @contextlib.asynccontextmanager
     async def worker(self, **fields: Any) -> AsyncIterator[asyncio.Task[None]]:  # noqa: ANN401
         """Run a worker in this process; at the end it is asked to stop, and must end well."""

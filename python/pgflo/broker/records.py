@@ -157,6 +157,8 @@ class SinkRecord(Stored):
     """Of the last commit applied, µs since 2000-01-01."""
     updated_at: str = ""
     applied_changes: int = 0
+    blocked_by: str = ""
+    """A lock that the destination waits for, and who holds it."""
 
 
 @dataclass(frozen=True)

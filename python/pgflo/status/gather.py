@@ -85,6 +85,8 @@ class SinkLook:
     lag_bytes: int | None
     lag_s: float | None
     applied_changes: int
+    blocked_by: str
+    """A lock at the destination and who holds it; empty while it goes on."""
     updated_at: str
 
 
@@ -190,6 +192,7 @@ async def _sink(
         lag_bytes=max(0, behind) if behind is not None and current else None,
         lag_s=await _lag_s(broker, names, sink) if current else None,
         applied_changes=sink.applied_changes,
+        blocked_by=sink.blocked_by if current else "",
         updated_at=sink.updated_at,
     )
 

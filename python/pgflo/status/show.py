@@ -49,6 +49,11 @@ def draw(snapshot: Snapshot) -> RenderableType:
     parts: list[RenderableType] = [_head(snapshot)]
     if snapshot.sinks:
         parts.append(_sinks(snapshot))
+        parts += [
+            Text(f"{sink.name} waits for {sink.blocked_by}", style="yellow")
+            for sink in snapshot.sinks
+            if sink.blocked_by
+        ]
     else:
         parts.append(Text("no sink has registered: start `pgflo worker postgres`", style="yellow"))
     copied = [table for table in snapshot.tables if table.ranges]

@@ -27,6 +27,7 @@ from pgflo.worker import writer
 from pgflo.worker.child import Child
 from pgflo.worker.endings import goal_lsn
 from pgflo.worker.epochs import Epochs
+from pgflo.worker.lock_watch import LockWatch
 from pgflo.worker.messages import Done, Ready, Step, encode
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ DRAIN_S = 20.0
 
 OPEN_LIMIT_S = 60.0
 """How long a transaction may stay open at the destination while nothing more of it comes."""
-
-SLOW_STEP_S = 60.0
-"""An epoch takes the destination a second or less."""
 
 WHOLE_LOOK_S = 1.0
 """Pause between two looks at whether the end of a transaction is in the stream."""
@@ -145,7 +143,7 @@ class Dispatcher:
                 self._acknowledge(consumer),
                 self._reached.wait(),
                 self._watch_open(),
-                self._watch_writer(),
+                LockWatch(self._to, self._busy_s, self._report.blocked).run(),
                 self._watch_final(),
                 stop.wait(),
                 _raise(child),
@@ -246,17 +244,9 @@ class Dispatcher:
             if self._has_open and not self._under_way and silence_s > OPEN_LIMIT_S:
                 raise RestMissingError
 
-    async def _watch_writer(self) -> NoReturn:
-        """Say so when the destination takes long over a step: somebody may hold a lock there."""
-        while True:
-            await asyncio.sleep(SLOW_STEP_S)
-            seconds = time.monotonic() - self._answered_at
-            if self._under_way and seconds > SLOW_STEP_S:
-                log.warning(
-                    "the destination works on one step for long; pg_stat_activity tells what for",
-                    seconds=round(seconds),
-                    up_to=_core.lsn_format(self._under_way[0].last.commit_lsn),
-                )
+    def _busy_s(self) -> float:
+        """Give how long the writer has left us without an answer."""
+        return time.monotonic() - self._answered_at if self._under_way else 0.0
 
     async def _watch_final(self) -> None:
         """End where the replicator ended by itself, if the ending asked for lies beyond that."""

@@ -97,6 +97,10 @@ class Report:
             )
         )
 
+    def blocked(self, by: str) -> None:
+        """Tell what the destination waits for: a lock and who holds it; empty when it goes on."""
+        self._change(replace(self._told, blocked_by=by))
+
     async def run(self) -> None:
         """Write the record whenever it changes. Never returns."""
         while True:

@@ -134,7 +134,7 @@ class Destination:
             _pin(conn)
             _require_usable(conn)
             _become_replica(conn, warn=warn)
-            _terminate(conn, f"{self._name_prefix()} {self._run_name()} {role} ")
+            _terminate(conn, f"{self.session_prefix}{role} ")
         except psycopg.Error as error:
             conn.close()
             raise failure(error, "cannot set the session up") from None
@@ -150,6 +150,11 @@ class Destination:
         only block. Returns how many there were.
         """
         return _terminate(conn, f"{self._name_prefix()} ", spare=f" {self._run_name()} ")
+
+    @property
+    def session_prefix(self) -> str:
+        """How the application names of this run's sessions begin."""
+        return f"{self._name_prefix()} {self._run_name()} "
 
     def _name_prefix(self) -> str:
         digest = hashlib.blake2b(f"{self.group}/{self.sink}".encode(), digest_size=4).hexdigest()

@@ -1,0 +1,104 @@
+"""Says who keeps the destination from going on, when somebody holds a lock that we wait for.
+
+Upstream: `dispatcher` tells how long it has been waiting for the writer. Downstream: the worker's
+log, the sink's record (`pgflo status` shows it), and a short-lived connection to the destination.
+Invariant: it only looks. While the writer answers, nothing is asked of the destination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+import psycopg
+import structlog
+
+from pgflo.errors import PgfloError
+from pgflo.sinks.postgres.lock_waits import LockWait, lock_waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pgflo.sinks.postgres.connection import Destination
+
+log = structlog.get_logger("pgflo.worker")
+
+LOCK_WAIT_S = 5.0
+"""A wait of an application's ordinary transaction is over by then."""
+
+LOOK_S = 1.0
+
+SLOW_STEP_S = 60.0
+"""An epoch takes the destination a second or less."""
+
+REPEAT_S = 60.0
+"""Pause between two warnings about the same trouble."""
+
+
+class LockWatch:
+    """One watch over the sessions of a run; `run` is its whole life."""
+
+    def __init__(
+        self, to: Destination, busy_s: Callable[[], float], tell: Callable[[str], None]
+    ) -> None:
+        """`busy_s`: how long the writers have left us without an answer; 0 if nothing is due.
+
+        `tell` gets who blocks us, and an empty text when that is over.
+        """
+        self._to = to
+        self._busy_s = busy_s
+        self._tell = tell
+        self._warned_at: float | None = None
+        self._is_told = False
+
+    async def run(self) -> NoReturn:
+        """Look as long as something takes long."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                busy_s = self._busy_s()
+                if busy_s < LOCK_WAIT_S:
+                    self._over()
+                elif self._warned_at is None or time.monotonic() - self._warned_at >= REPEAT_S:
+                    self._warn(await asyncio.to_thread(self._look), busy_s)
+        finally:
+            self._over()
+
+    def _look(self) -> list[LockWait]:
+        try:
+            with self._to.connect("locks") as conn:
+                return lock_waits(conn, self._to, LOCK_WAIT_S)
+        except (PgfloError, psycopg.Error) as error:
+            # Whatever is wrong with the destination, the writer meets it as well.
+            log.debug("cannot look who holds locks", cause=type(error).__name__)
+            return []
+
+    def _warn(self, waits: list[LockWait], busy_s: float) -> None:
+        for wait in waits:
+            log.warning(
+                "waiting for a lock at the destination",
+                table=wait.relation or None,
+                seconds=round(wait.seconds),
+                pid=wait.pid,
+                blocked_by=[blocker.pid for blocker in wait.blockers],
+                who=[str(blocker) for blocker in wait.blockers],
+                hint="`SELECT pg_cancel_backend(pid)` ends a statement there,"
+                " pg_terminate_backend(pid) a session that is idle in transaction.",
+            )
+        if waits:
+            self._warned_at, self._is_told = time.monotonic(), True
+            self._tell("; ".join(map(str, waits)))
+        elif busy_s >= SLOW_STEP_S:
+            self._warned_at = time.monotonic()
+            log.warning(
+                "the destination works on one step for long; pg_stat_activity tells what for",
+                seconds=round(busy_s),
+            )
+
+    def _over(self) -> None:
+        self._warned_at = None
+        if self._is_told:
+            self._is_told = False
+            self._tell("")
+            log.info("no longer waiting for a lock at the destination")
