@@ -3,7 +3,8 @@
 use pgflo_core::apply::{Replay, Step};
 use proptest::prelude::*;
 
-use crate::script::{Body, NO_POSITION, OID, Recorder, at, everything};
+use crate::bodies::{Body, NO_POSITION, OID, at};
+use crate::script::{Recorder, everything};
 
 fn body() -> Vec<u8> {
     let other = OID + 1;

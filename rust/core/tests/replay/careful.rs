@@ -2,7 +2,8 @@
 
 use pgflo_core::apply::{Cause, Conflict, Conflicts, Replay, Source, Statement, Step};
 
-use crate::script::{Body, NO_POSITION, OID, Recorder, call, statement};
+use crate::bodies::{Body, NO_POSITION, OID};
+use crate::script::{Recorder, call, statement};
 
 /// Replays one insert whose statement touches `rows`, and whose fallback touches the next of them.
 fn replayed(answer: Statement, rows: &[u64]) -> (Step, Conflicts, Vec<String>) {

@@ -3,6 +3,9 @@
 #[cfg(test)]
 mod any_bytes;
 #[cfg(test)]
+#[path = "../bodies/mod.rs"]
+mod bodies;
+#[cfg(test)]
 mod careful;
 #[cfg(test)]
 mod rules;

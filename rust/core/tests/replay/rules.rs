@@ -5,7 +5,8 @@ use pgflo_core::error::{DecodeError, Reason};
 use pgflo_core::pgoutput::OldKind;
 use pgflo_core::{CoreError, Position};
 
-use crate::script::{Body, NO_POSITION, OID, Recorder, at, run_through, statement};
+use crate::bodies::{Body, NO_POSITION, OID, at};
+use crate::script::{Recorder, run_through, statement};
 
 fn loaded(body: Body, prev: Position, after: Position) -> Replay<Vec<u8>> {
     let mut replay = Replay::default();

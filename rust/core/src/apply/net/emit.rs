@@ -1,11 +1,11 @@
 //! Rows to groups: what one statement can do at once.
 //!
-//! Deletes of a table are one group. Updates are grouped by relation, by the columns that are set, and by
+//! Deletes of a table are one group; keys where no row may be found are another. Updates are grouped by relation, by the columns that are set, and by
 //! whether the key is among them. Inserts are grouped by relation and keep the order in which their rows
 //! came. Deletes and updates are sorted by key, so that the destination touches each page once.
 //!
 //! Invariant: `expected` is how many rows the statement touches if the destination was as the source
-//! was. A delete of a row that the epoch itself inserted expects none.
+//! was: each of them, or none. A sum of both would let a row too few and a row too many pass.
 
 use super::encode::{ArrayText, copy_cell, copy_end};
 use super::keys::{Key, Keys};
@@ -50,19 +50,20 @@ pub(super) fn groups<'r>(
     wanted: impl Fn(usize) -> Option<(u32, &'r Route)>,
 ) -> Option<Vec<Group>> {
     let mut plan = Plan::default();
-    for (relation, key) in &rows.left {
-        if let Some(of) = wanted(*relation) {
-            plan.delete(of, *key, false);
-        }
-    }
     for row in &rows.all {
         let Some(of) = wanted(row.relation) else {
             continue;
         };
         match (row.is_alive, row.origin) {
-            (false, origin) => plan.delete(of, origin.unwrap_or(row.key), origin.is_some()),
+            (false, None) => {} // its key is among those it left
+            (false, Some(origin)) => delete(&mut plan.deletes, of, origin),
             (true, None) => plan.insert(of, row),
             (true, Some(origin)) => plan.update(of, row, row.is_moved(&rows.keys), origin, bodies),
+        }
+    }
+    for (relation, key) in &rows.left {
+        if let Some(of) = wanted(*relation) {
+            delete(&mut plan.absent_rows, of, *key);
         }
     }
     plan.encode(&rows.keys, bodies)
@@ -71,6 +72,8 @@ pub(super) fn groups<'r>(
 #[derive(Default)]
 struct Plan<'r> {
     deletes: Vec<Deletes<'r>>,
+    /// Deletes that must find nothing. They run when the others have.
+    absent_rows: Vec<Deletes<'r>>,
     updates: Vec<Updates<'r>>,
     inserts: Vec<Inserts<'r>>,
     /// Filled again for every update.
@@ -80,7 +83,18 @@ struct Plan<'r> {
 struct Deletes<'r> {
     of: (u32, &'r Route),
     keys: Vec<Key>,
-    expected: u64,
+}
+
+fn delete<'r>(deletes: &mut Vec<Deletes<'r>>, of: (u32, &'r Route), key: Key) {
+    let target = of.1.target;
+    let found = deletes.iter_mut().find(|d| d.of.1.target == target);
+    match found {
+        Some(deletes) => deletes.keys.push(key),
+        None => deletes.push(Deletes {
+            of,
+            keys: vec![key],
+        }),
+    }
 }
 
 struct Updates<'r> {
@@ -97,23 +111,6 @@ struct Inserts<'r> {
 }
 
 impl<'r> Plan<'r> {
-    fn delete(&mut self, of: (u32, &'r Route), key: Key, is_there: bool) {
-        let target = of.1.target;
-        let found = self.deletes.iter().position(|d| d.of.1.target == target);
-        let place = found.unwrap_or_else(|| {
-            self.deletes.push(Deletes {
-                of,
-                keys: Vec::new(),
-                expected: 0,
-            });
-            self.deletes.len() - 1
-        });
-        if let Some(deletes) = self.deletes.get_mut(place) {
-            deletes.keys.push(key);
-            deletes.expected += u64::from(is_there);
-        }
-    }
-
     fn update(
         &mut self,
         of: (u32, &'r Route),
@@ -161,31 +158,34 @@ impl<'r> Plan<'r> {
     }
 
     fn encode(self, keys: &Keys, bodies: &(impl Bodies + ?Sized)) -> Option<Vec<Group>> {
-        let deletes = self.deletes.into_iter().map(|d| d.encode(keys));
+        let deletes = self.deletes.into_iter().map(|d| d.encode(keys, true));
+        let absent_rows = self.absent_rows.into_iter().map(|d| d.encode(keys, false));
         let updates = self
             .updates
             .into_iter()
             .map(|updates| updates.encode(keys, bodies))
             .filter(|group| !group.as_ref().is_some_and(|g| g.columns.is_empty()));
         let inserts = self.inserts.into_iter().map(|i| i.encode(bodies));
+        let deletes = deletes.chain(absent_rows);
         deletes.chain(updates).chain(inserts).collect()
     }
 }
 
 impl Deletes<'_> {
-    fn encode(mut self, keys: &Keys) -> Option<Group> {
+    fn encode(mut self, keys: &Keys, is_there: bool) -> Option<Group> {
         self.keys
             .sort_unstable_by(|a, b| keys.bytes(*a).cmp(keys.bytes(*b)));
         let mut arrays = key_arrays(self.of.1);
         for key in &self.keys {
             push_key(&mut arrays, keys, *key)?;
         }
+        let rows = count(self.keys.len());
         Some(Group {
             kind: Kind::Delete,
             relation_oid: self.of.0,
             columns: Vec::new(),
-            rows: count(self.keys.len()),
-            expected: self.expected,
+            rows,
+            expected: if is_there { rows } else { 0 },
             data: arrays.into_iter().map(ArrayText::finish).collect(),
         })
     }

@@ -34,6 +34,8 @@ pub(super) struct Row {
     pub(super) origin: Option<Key>,
     /// The key it has now, or had when it was deleted.
     pub(super) key: Key,
+    /// Nobody had this key before in the epoch: nothing may stand there at the destination.
+    is_key_new: bool,
     /// Its newest tuple; none if it was only deleted.
     pub(super) newest: Option<TupleAt>,
     /// Columns that the newest tuple left out, and the tuple that holds each.
@@ -50,8 +52,8 @@ pub(super) struct Contradiction;
 pub(super) struct Rows {
     pub(super) keys: Keys,
     pub(super) all: Vec<Row>,
-    /// Keys that rows of the epoch were inserted under and moved away from: (relation, key). Nothing
-    /// may stand there at the destination.
+    /// New keys that their rows did not keep: (relation, key). That nothing stands there at the
+    /// destination is told by no statement for a row.
     pub(super) left: Vec<(usize, Key)>,
 }
 
@@ -68,6 +70,7 @@ impl Rows {
             relation,
             origin: None,
             key: Key::default(),
+            is_key_new: false,
             newest: Some(new),
             carried: Vec::new(),
             is_alive: true,
@@ -81,13 +84,12 @@ impl Rows {
         key: Key,
         new: TupleAt,
     ) -> Result<(), Contradiction> {
-        if let Some(Holder::Row(_)) = self.keys.holder(key) {
-            return Err(Contradiction);
-        }
+        let is_key_new = self.arrive(key)?;
         self.push(Row {
             relation,
             origin: None,
             key,
+            is_key_new,
             newest: Some(new),
             carried: Vec::new(),
             is_alive: true,
@@ -104,13 +106,8 @@ impl Rows {
         bodies: &(impl Bodies + ?Sized),
     ) -> Result<(), Contradiction> {
         let number = self.meet(relation, old_key)?;
-        if self.keys.bytes(old_key) != self.keys.bytes(new_key) {
-            if let Some(Holder::Row(_)) = self.keys.holder(new_key) {
-                return Err(Contradiction);
-            }
-            self.keys.give(old_key, Holder::Nobody);
-            self.keys.give(new_key, Holder::Row(number));
-        }
+        let is_moved = self.keys.bytes(old_key) != self.keys.bytes(new_key);
+        let is_key_new = is_moved && self.arrive(new_key)?;
         let Some(row) = self.all.get_mut(number) else {
             return Err(Contradiction);
         };
@@ -118,11 +115,16 @@ impl Rows {
             // Other columns under other numbers: what is carried would be another column's.
             return Err(Contradiction);
         }
-        if row.origin.is_none() && self.keys.bytes(row.key) != self.keys.bytes(new_key) {
-            self.left.push((relation, row.key));
-        }
-        row.key = new_key;
         row.take(new, bodies);
+        if is_moved {
+            if row.is_key_new {
+                self.left.push((relation, row.key));
+            }
+            row.key = new_key;
+            row.is_key_new = is_key_new;
+            self.keys.give(old_key, Holder::Nobody);
+            self.keys.give(new_key, Holder::Row(number));
+        }
         Ok(())
     }
 
@@ -132,7 +134,18 @@ impl Rows {
         self.keys.give(key, Holder::Nobody);
         let row = self.all.get_mut(number).ok_or(Contradiction)?;
         row.is_alive = false;
+        if row.is_key_new {
+            self.left.push((row.relation, row.key));
+        }
         Ok(())
+    }
+
+    /// Whether a key that a row comes to is new to the epoch.
+    fn arrive(&self, key: Key) -> Result<bool, Contradiction> {
+        match self.keys.holder(key) {
+            Some(Holder::Row(_)) => Err(Contradiction),
+            held => Ok(held.is_none()),
+        }
     }
 
     /// The row of a key: one that the epoch knows, or one of the destination, seen for the first time.
@@ -144,6 +157,7 @@ impl Rows {
                 relation,
                 origin: Some(key),
                 key,
+                is_key_new: false,
                 newest: None,
                 carried: Vec::new(),
                 is_alive: true,

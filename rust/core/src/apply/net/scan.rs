@@ -141,14 +141,15 @@ impl<B: AsRef<[u8]>> Net<B> {
         oids
     }
 
-    /// Answers a [`NetStep::Relation`].
+    /// Answers a [`NetStep::Relation`]. A relation whose rows are told by other columns than those of
+    /// another one with the same target is left to replay: the two may mean one row.
     ///
     /// # Errors
     /// A relation that was not described, or columns that it does not have.
-    pub fn answer(&mut self, relation_oid: u32, route: Route) -> Result<(), EnvelopeError> {
+    pub fn answer(&mut self, relation_oid: u32, mut route: Route) -> Result<(), EnvelopeError> {
         let known = self
             .relations
-            .get_mut(&relation_oid)
+            .get(&relation_oid)
             .ok_or(EnvelopeError::BadSetting("no such relation is known"))?;
         let columns = known.relation.columns.len();
         let named = route.key.iter().flatten().chain(&route.written);
@@ -158,7 +159,18 @@ impl<B: AsRef<[u8]>> Net<B> {
                 "the route names columns that the relation lacks",
             ));
         }
-        known.route = Some(route);
+        let others = self
+            .relations
+            .iter()
+            .filter(|(oid, _)| **oid != relation_oid);
+        route.slow |= others
+            .filter_map(|(_, other)| Some((&other.relation, other.route.as_ref()?)))
+            .any(|(other, its)| {
+                its.target == route.target && !names(other, its).eq(names(&known.relation, &route))
+            });
+        if let Some(known) = self.relations.get_mut(&relation_oid) {
+            known.route = Some(route);
+        }
         Ok(())
     }
 
@@ -252,4 +264,12 @@ impl<B: AsRef<[u8]>> Net<B> {
         }
         Ok(NetStep::Done)
     }
+}
+
+/// Names of the columns that are a row's key; none without one.
+fn names<'r>(relation: &'r Relation, route: &'r Route) -> impl Iterator<Item = &'r str> {
+    let columns = route.key.iter().flatten();
+    columns
+        .filter_map(|number| relation.columns.get(usize::from(*number)))
+        .map(|column| column.name.as_str())
 }
