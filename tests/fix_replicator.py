@@ -47,6 +47,7 @@ from pgflo import logs
 from pgflo.config.settings import ReplicateSettings, SourceSettings
 from pgflo.replicator import run
 from pydantic import SecretStr
+import uvloop
 
 logs.configure("json", "info")
 settings = ReplicateSettings.model_validate_json(sys.argv[1])
@@ -59,7 +60,7 @@ async def main():
     await run(settings, stop)
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())
 """
 
 

@@ -274,8 +274,11 @@ class Assembler:
     @property
     def pending_at_commit(self) -> bool:
         """Whether something is pending and it ends at a commit: `flush` would finish it."""
-    def take_reply_request(self) -> bool:
-        """Whether a keepalive asked for an answer since the last call."""
+    def take_reply_request(self) -> int | None:
+        """When the server sent the last keepalive since the last call that asked for an answer.
+
+        Microseconds since 2000-01-01 by its own clock; None if there was no such keepalive.
+        """
     @property
     def frames(self) -> int:
         """Frames read."""

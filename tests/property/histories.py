@@ -164,7 +164,10 @@ class _Walsender:
         match self.draw(st.integers(0, 11)):
             case 0:
                 asked = self.draw(st.booleans())
-                self.payloads.append(keepalive(end_lsn=self.at_lsn, reply_requested=asked))
+                sent_us = self.draw(st.integers(0, 2**62))
+                self.payloads.append(
+                    keepalive(end_lsn=self.at_lsn, sent_us=sent_us, reply_requested=asked)
+                )
             case 1:
                 content = self.draw(st.binary(max_size=9))
                 self.send(LogicalMessage(0, self.at_lsn, b"loose", content), self.at_lsn)

@@ -197,11 +197,11 @@ def test_a_watermark_is_made_only_where_it_tells_the_truth_and_the_chain_goes_on
 
 
 @within_budget(history=histories())
-def test_a_request_for_an_answer_is_told_once(history: History) -> None:
+def test_a_request_for_an_answer_is_told_once_with_the_time_it_was_sent(history: History) -> None:
     assembler = _core.Assembler(INCARNATION, (history.start_lsn, 0), history.start_lsn)
     for payload in history.payloads:
         assembler.feed(len(payload).to_bytes(4) + payload)
         frame = decode_frame(payload)
         asked = isinstance(frame, Keepalive) and frame.reply_requested
-        assert assembler.take_reply_request() == asked
-        assert not assembler.take_reply_request()
+        assert assembler.take_reply_request() == (frame.sent_us if asked else None)
+        assert assembler.take_reply_request() is None

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgflo.replicator")
 
-STATUS_INTERVAL_S = 10.0
-"""Longest time between two status messages."""
-
 
 @dataclass(frozen=True, slots=True)
 class StartPoint:
@@ -97,7 +94,8 @@ class Connected:
 
     walsender: WalSender
     start: StartPoint
-    status_interval_s: float
+    timeout_s: float
+    """How long the source bears silence; 0: for ever."""
     target_lsn: int | None
 
 
@@ -118,6 +116,7 @@ async def connect_source(
     walsender = await WalSender.open(conninfo, settings.group)
     try:
         identity = await walsender.identify()
+        timeout_s = await walsender.timeout_s()
         async with await connect(
             conninfo, purpose=application_name(settings.group, "check")
         ) as conn:
@@ -125,7 +124,6 @@ async def connect_source(
             if there is not None:
                 start = past_the_loss(start, there.confirmed_lsn, sinks)
             found = await check_source(conn, identity, group, start)
-            interval_s = await _status_interval_s(conn)
             if target_lsn is None:
                 target_lsn = await until_lsn(conn, settings.until, once=settings.once)
         ledger.begin(confirmed_lsn=found.confirmed_lsn, published_lsn=start.end_lsn)
@@ -141,7 +139,7 @@ async def connect_source(
         start_lsn=lsn_format(start.end_lsn),
         confirmed_lsn=lsn_format(found.confirmed_lsn),
     )
-    return Connected(walsender, start, interval_s, target_lsn)
+    return Connected(walsender, start, timeout_s, target_lsn)
 
 
 async def check_source(
@@ -194,14 +192,3 @@ async def until_lsn(
         raise PgfloError(errors.SOURCE_FAILED, "the source does not tell where its WAL ends")
     log.info("streaming until what is there now is published", until_lsn=row[0])
     return lsn_parse(row[0])
-
-
-async def _status_interval_s(conn: psycopg.AsyncConnection[Any]) -> float:
-    """Give how often a status must be sent: three times per wal_sender_timeout."""
-    row = await (
-        await conn.execute(
-            "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
-        )
-    ).fetchone()
-    timeout_ms = row[0] if row else 0
-    return min(STATUS_INTERVAL_S, timeout_ms / 3000) if timeout_ms > 0 else STATUS_INTERVAL_S

@@ -57,7 +57,8 @@ CUT_SPACING_S = 0.002
 ones a second. What is left of it after a read is waited for before the next one."""
 
 TALK_INTERVAL_S = 1.0
-"""How often confirmations are computed; a status goes out when there is one, or when it is due."""
+"""Longest time between two looks at what may be confirmed; a status goes out if that is more, or if
+it is due."""
 
 FINISH_IN_FLIGHT_S = 10.0
 """Seconds to finish what is in flight when asked to stop."""
@@ -99,8 +100,7 @@ class Session:
         self._walsender = connected.walsender
         self._publisher = publisher
         self._assembler = assembler
-        self._interval_s = connected.status_interval_s
-        self._confirmation = Confirmation(ledger, sinks, self._walsender, self._interval_s)
+        self._confirmation = Confirmation(ledger, sinks, self._walsender, connected.timeout_s)
         self.target_lsn = connected.target_lsn
         self._wake = asyncio.Event()
         self._leaving = False
@@ -281,7 +281,8 @@ class Session:
             if self._publisher.in_flight_bytes and self._stored_at + STALL_S < time.monotonic():
                 log.warning("the broker takes nothing; letting the source go until it does")
                 return Ending.STALLED
-            await asyncio.sleep(min(TALK_INTERVAL_S, self._interval_s))
+            # Until the status is due, and no longer: what was told since the last one moves that.
+            await asyncio.sleep(min(TALK_INTERVAL_S, self._confirmation.due_in_s))
 
     async def _part(self, *, polite: bool) -> None:
         """Say what is safe for the last time, free the slot, close the publisher."""

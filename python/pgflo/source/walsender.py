@@ -39,6 +39,11 @@ DISCARD_BYTES = 1024 * 1024
 POSTGRES_EPOCH_S = 946_684_800
 """2000-01-01 UTC in Unix time, where PostgreSQL's clock starts."""
 
+_TIMEOUT = """
+SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'
+"""
+# Asked where it applies: database, role and DSN may each set another one.
+
 _STATUS = struct.Struct("!cQQQqB")
 """Standby status update: 'r', written, flushed, applied, clock in µs, whether to answer at once."""
 
@@ -86,6 +91,14 @@ class WalSender:
             raise PgfloError(errors.SOURCE_FAILED, "the source does not identify itself")
         system_id, timeline, flushed, database = row
         return SystemIdentity(str(system_id), int(timeline), lsn_parse(flushed), database)
+
+    async def timeout_s(self) -> float:
+        """Ask how long the server bears silence in this session; 0: for ever."""
+        try:
+            row = await (await self._conn.execute(_TIMEOUT)).fetchone()
+        except psycopg.Error as error:
+            raise failure(error, "the source does not tell its wal_sender_timeout") from error
+        return row[0] / 1000 if row else 0.0
 
     async def start(
         self, slot: str, publications: list[str], start_lsn: int, options: Mapping[str, str]

@@ -82,8 +82,8 @@ impl Assembler {
         Ok(Envelope::new(py, &envelope))
     }
 
-    /// Whether a keepalive asked for an answer since the last call.
-    fn take_reply_request(&self, py: Python<'_>) -> PyResult<bool> {
+    /// When the server sent the last keepalive since the last call that asked for an answer.
+    fn take_reply_request(&self, py: Python<'_>) -> PyResult<Option<i64>> {
         self.with(py, |assembler| Ok(assembler.take_reply_request()))
     }
 

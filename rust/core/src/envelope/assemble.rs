@@ -45,7 +45,7 @@ pub struct Assembler {
     writer: Writer,
     received_lsn: Lsn,
     keepalive_lsn: Lsn,
-    reply_requested: bool,
+    reply_request_us: Option<i64>,
     counters: Counters,
     has_failed: bool,
 }
@@ -73,7 +73,7 @@ impl Assembler {
             writer: Writer::new(incarnation, position, end_lsn, sizes),
             received_lsn: end_lsn,
             keepalive_lsn: Lsn::default(),
-            reply_requested: false,
+            reply_request_us: None,
             counters: Counters::default(),
             has_failed: false,
         })
@@ -167,9 +167,10 @@ impl Assembler {
         self.writer.is_pending_at_commit()
     }
 
-    /// Whether a keepalive wanted an answer since the last call.
-    pub const fn take_reply_request(&mut self) -> bool {
-        std::mem::replace(&mut self.reply_requested, false)
+    /// The last keepalive since the last call that wanted an answer: the server's clock at its sending,
+    /// in µs since 2000-01-01.
+    pub const fn take_reply_request(&mut self) -> Option<i64> {
+        self.reply_request_us.take()
     }
 
     /// What was counted since the start.
@@ -203,12 +204,14 @@ impl Assembler {
             }
             Frame::Keepalive {
                 wal_end_lsn,
+                send_time_us,
                 reply_requested,
-                ..
             } => {
                 self.received_lsn = self.received_lsn.max(wal_end_lsn);
                 self.keepalive_lsn = wal_end_lsn;
-                self.reply_requested |= reply_requested;
+                if reply_requested {
+                    self.reply_request_us = Some(send_time_us);
+                }
                 Ok(())
             }
         }

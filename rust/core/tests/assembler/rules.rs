@@ -198,14 +198,18 @@ fn a_message_outside_of_every_transaction_is_dropped() {
 fn a_keepalive_that_wants_an_answer_is_told_once() {
     let mut assembler = assembler(1, 1024);
     assert_eq!(assembler.keepalive_lsn(), Lsn(0));
-    let frames = [keepalive(Lsn(300), true), keepalive(Lsn(400), false)];
+    let frames = [
+        keepalive(Lsn(200), true),
+        keepalive(Lsn(300), true),
+        keepalive(Lsn(400), false),
+    ];
     assembler.feed(&block(&frames)).unwrap();
     assert_eq!(
         (assembler.keepalive_lsn(), assembler.received_lsn()),
         (Lsn(400), Lsn(400))
     );
-    assert!(assembler.take_reply_request());
-    assert!(!assembler.take_reply_request());
+    assert_eq!(assembler.take_reply_request(), Some(300));
+    assert_eq!(assembler.take_reply_request(), None);
 }
 
 #[test]

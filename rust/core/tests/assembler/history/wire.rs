@@ -61,10 +61,11 @@ pub fn data(lsn: Lsn, message: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Says as its sending time what it says as LSN.
 pub fn keepalive(lsn: Lsn, wants_reply: bool) -> Vec<u8> {
     let mut frame = vec![b'k'];
     frame.extend(lsn.0.to_be_bytes());
-    frame.extend(0_i64.to_be_bytes());
+    frame.extend(lsn.0.to_be_bytes());
     frame.push(u8::from(wants_reply));
     frame
 }
