@@ -10,6 +10,7 @@ mod lsn;
 mod messages;
 mod pump;
 mod replay;
+mod split;
 mod step;
 
 use pyo3::prelude::*;
@@ -59,6 +60,10 @@ mod _core {
     const PUMP_FAILED: u8 = crate::pump::PUMP_FAILED;
     #[pymodule_export]
     use crate::replay::{Replay, Statement};
+    #[pymodule_export]
+    use crate::split::Splitter;
+    #[pymodule_export]
+    const HASH_VERSION: u32 = pgflo_core::apply::split::HASH_VERSION;
     #[pymodule_export]
     use crate::step::{Column, Relation, Shape, Step};
     #[pymodule_export]

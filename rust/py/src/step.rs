@@ -202,7 +202,8 @@ impl Step {
     }
 }
 
-fn described(py: Python<'_>, relation: &apply::Relation) -> PyResult<Py<Relation>> {
+/// Shows a relation of the core.
+pub fn described(py: Python<'_>, relation: &apply::Relation) -> PyResult<Py<Relation>> {
     let columns = relation.columns.iter().map(|column| {
         let apply::Column {
             name,

@@ -7,6 +7,7 @@ mod change;
 mod executor;
 mod relations;
 mod replay;
+pub mod split;
 mod statement;
 mod step;
 mod walk;

@@ -43,7 +43,7 @@ pub struct Column {
 }
 
 impl Relation {
-    fn new(described: &pgoutput::Relation<'_>, version: u32) -> Self {
+    pub(super) fn new(described: &pgoutput::Relation<'_>, version: u32) -> Self {
         let schema = if described.schema.is_empty() {
             CATALOG_SCHEMA
         } else {
