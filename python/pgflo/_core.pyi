@@ -603,6 +603,8 @@ class Splitter:
         `key`: by hash of these columns (numbers from 0), hashed in this order. `shard`: all there.
         Neither: each of them is a barrier. Raises `EnvelopeError` for what is not there.
         """
+    def forget(self) -> None:
+        """Drop all routes; they are asked for again."""
     def take(self) -> tuple[list[bytes | None], bool]:
         """Give the slice of each shard (None: no change) and whether the epoch is a barrier.
 

@@ -46,6 +46,9 @@ DEFAULT_BATCH_ROWS = 2_000
 often has a version for each change until then, and every further change walks past them all:
 240,000 changes of pgbench took 61 s in transactions of 16 MB, 12 s in ones of one envelope."""
 
+MOST_SHARDS = 64
+"""Connections that apply changes. Each costs a process of about 40 MB."""
+
 GroupName = Annotated[str, StringConstraints(pattern=rf"^{GROUP_PATTERN}$")]
 SinkName = Annotated[str, StringConstraints(pattern=rf"^{SINK_PATTERN}$")]
 
@@ -138,6 +141,7 @@ class WorkerSettings(Settings):
     retry: RetrySettings = RetrySettings()
     epoch_bytes: int = Field(default=DEFAULT_EPOCH_BYTES, ge=64 * KIB)
     batch_rows: int = Field(default=DEFAULT_BATCH_ROWS, ge=1)
+    shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
     once: bool = False

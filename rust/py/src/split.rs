@@ -73,6 +73,14 @@ impl Splitter {
         self.with(py, |splitter| Ok(splitter.route(relation_oid, route)?))
     }
 
+    /// Drops all routes.
+    fn forget(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |splitter| {
+            splitter.forget();
+            Ok(())
+        })
+    }
+
     /// Takes the slices and whether the epoch is a barrier, and begins the next epoch.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Slices<'py>> {
         let slices = self.with(py, |splitter| Ok(splitter.take()))?;

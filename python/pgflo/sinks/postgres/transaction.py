@@ -13,7 +13,7 @@ by row and in source order: careful mode would have done exactly the same.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -89,16 +89,19 @@ class Transactions:
         self._applied.changes += changes
         self._applied.conflicts += conflicts
 
-    def commit(self, position: tuple[int, int], end_lsn: int) -> Applied:
+    def commit(
+        self, position: tuple[int, int], end_lsn: int, others: Sequence[Progress] = ()
+    ) -> Applied:
         """Move the progress row to `position`, where the steps led, and commit.
 
+        The rows of `others`, whose changes were among those of the steps, move with it.
         Raises `PgfloError` GROUP_SUPERSEDED, or what the server said.
         """
         if self._applied is None:
             self._conn.execute("BEGIN")
             self._applied = Applied()
         self._position = max(self._position, position)
-        held = progress.move(self._conn, self._to, self._held, self._position, end_lsn)
+        held = progress.move(self._conn, self._to, self._held, self._position, end_lsn, others)
         try:
             self._conn.execute("COMMIT")
         except psycopg.Error as error:
@@ -107,6 +110,13 @@ class Transactions:
         self._held = held
         applied, self._applied = self._applied, None
         return applied
+
+    def moved(self, position: tuple[int, int], end_lsn: int) -> None:
+        """Take note that another shard's transaction has moved our row, outside of ours."""
+        self._held = replace(
+            self._held, commit_lsn=position[0], ordinal=position[1], end_lsn=end_lsn
+        )
+        self._position = position
 
     def _apply(self, bodies: Sequence[Body], *, careful: bool) -> tuple[int, Counter[str]]:
         changes, conflicts = 0, Counter[str]()

@@ -131,6 +131,10 @@ fn a_table_goes_where_it_is_routed_and_is_asked_for_once_per_definition() {
     splitter.load(body().0, NO_POSITION, NO_POSITION);
     assert_eq!(splitter.run().unwrap(), None);
     assert!(splitter.take().is_barrier);
+    splitter.forget();
+    splitter.load(body().0, NO_POSITION, NO_POSITION);
+    assert_eq!(splitter.run().unwrap().unwrap().version, 1);
+    splitter.take();
 
     let altered = Body::default()
         .begin(100)

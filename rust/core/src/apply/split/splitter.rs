@@ -134,6 +134,11 @@ impl<B: AsRef<[u8]>> Splitter<B> {
         Ok(())
     }
 
+    /// Drops all routes; they are asked for again.
+    pub fn forget(&mut self) {
+        self.tables.forget();
+    }
+
     /// Splits the body until it is done, or until a table needs a route, which is given. Behind a barrier
     /// the rest of the epoch is not looked at.
     ///

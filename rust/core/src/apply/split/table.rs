@@ -70,6 +70,13 @@ impl Tables {
             .is_some()
     }
 
+    /// Drops all routes.
+    pub(super) fn forget(&mut self) {
+        for table in self.known.values_mut() {
+            table.route = None;
+        }
+    }
+
     /// Puts the definition into a slice of `epoch`, unless it is there.
     pub(super) fn describe_in(&mut self, oid: u32, number: usize, slice: &mut Slice, epoch: u64) {
         let Some(table) = self.known.get_mut(&oid) else {
