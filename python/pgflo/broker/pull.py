@@ -7,13 +7,14 @@ is read back. A stall between two requests is one round trip, about 0.2 ms for e
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from pgflo.broker.delivery import Delivery, Remark, read_ack_subject, read_remark
-from pgflo.broker.stored import is_missing
+from pgflo.broker.stored import CONSUMER_DIFFERS, is_missing
 from pgflo.errors import BROKER_SETTINGS, PgfloError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ DELIVERY_OVERHEAD_BYTES = 1024
 """What the server counts beside the data, generously: subjects and headers."""
 
 EPHEMERAL_LINGER_S = 60.0
+
+RIVAL_PAUSE_S = 0.1
+"""Between two attempts to make a consumer that somebody else makes too."""
 
 
 class Pull:
@@ -86,15 +90,16 @@ class Pull:
         """
         await self.close()
         self._name = self._durable or self._broker.nc.new_inbox().rpartition(".")[2]
-        if self._durable is not None:
-            await self._delete(patience_s)
         config = self._config(max(1, start_seq))
-        tail = f".{self._subject}" if self._subject else ""
-        told = await self._broker.ask(
-            f"CONSUMER.CREATE.{self._stream}.{self._name}{tail}",
-            {"stream_name": self._stream, "config": config},
-            patience_s=patience_s,
-        )
+        deadline = time.monotonic() + patience_s
+        while (told := await self._create(config, patience_s)) is None:
+            if time.monotonic() > deadline:
+                raise PgfloError(
+                    BROKER_SETTINGS,
+                    f"consumer {self._name} of {self._stream} is made by others all the time",
+                    stream=self._stream,
+                )
+            await asyncio.sleep(RIVAL_PAUSE_S)
         self._compare(config, told["config"])
         self._delivered = self._asked_bytes = self._asked_messages = 0
         # A new inbox: what the last consumer still sends goes to the old one.
@@ -203,6 +208,25 @@ class Pull:
                 f"consumer {self._name} of {self._stream}: {'; '.join(wrong)}",
                 stream=self._stream,
             )
+
+    async def _create(self, config: dict[str, Any], patience_s: float) -> dict[str, Any] | None:
+        """Make the consumer in place of one that is there; None if there is another one again.
+
+        A former holder of the name that wakes up makes it anew too, before it sees that it lost it.
+        """
+        if self._durable is not None:
+            await self._delete(patience_s)
+        tail = f".{self._subject}" if self._subject else ""
+        try:
+            return await self._broker.ask(
+                f"CONSUMER.CREATE.{self._stream}.{self._name}{tail}",
+                {"stream_name": self._stream, "config": config},
+                patience_s=patience_s,
+            )
+        except PgfloError as error:
+            if error.context.get("err_code") != CONSUMER_DIFFERS:
+                raise
+            return None
 
     async def _delete(self, patience_s: float) -> None:
         try:

@@ -25,6 +25,8 @@ MESSAGE_ID = "Nats-Msg-Id"
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
+CONSUMER_DIFFERS = 10012
+"""There is one of that name with another configuration, or it cannot be made just now."""
 
 
 @dataclass(frozen=True)
