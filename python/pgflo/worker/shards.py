@@ -6,8 +6,10 @@ Invariants: a shard is told its steps in order; an epoch is under way until ever
 part in it has answered; what is called reached is committed by all shards.
 
 Steps that commit carry the position at which the shard's row will stand. A shard without changes is
-told nothing, and falls behind without missing anything: `level` moves its row along. A barrier is a
-step of one writer that moves every row; the other writers are told before their next step.
+told nothing, and falls behind without missing anything: `level` moves its row along. A source
+transaction larger than an epoch stays open in each shard that has part in it, unless one of them is
+stuck. A barrier is a step of one writer that moves every row; the others are told before their next
+step.
 """
 
 from __future__ import annotations
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
 LEVEL_S = 0.5
 """How long the row of a shard without changes stays behind. A commit each, so not with every epoch:
 that would be most of the work when many small epochs touch one shard each."""
+
+
+STUCK_S = 5.0
+"""How long an epoch may be under way before shards that wait for it let their locks go. Somebody's
+ALTER TABLE may stand between two of them: behind the locks of one, before those of the other."""
 
 
 class Mark(NamedTuple):
@@ -195,15 +202,22 @@ class Shards:
         raise AssertionError
 
     async def level(self) -> None:
-        """Move rows along whose shards have nothing to do."""
+        """Move rows along whose shards have nothing to do.
+
+        Commits inside a source transaction where another shard cannot go on.
+        """
         if self._is_closing:
             return
+        waiting = [shard for shard in self.all if not shard.queue]
         behind = [
             shard
-            for shard in self.all
-            if not shard.queue and not shard.is_open and shard.sent.position < self._closed.position
+            for shard in waiting
+            if not shard.is_open and shard.sent.position < self._closed.position
         ]
-        await _together([self._nothing(shard, self._closed) for shard in behind])
+        sends = [self._nothing(shard, self._closed) for shard in behind]
+        if self.under_way and time.monotonic() - self.answered_at > STUCK_S:
+            sends += [self._nothing(shard, self.last) for shard in waiting if shard.is_open]
+        await _together(sends)
 
     async def close(self) -> None:
         """End the writers; what is not committed is rolled back."""
