@@ -160,6 +160,10 @@ class Stream:
         """Reach the destination through another port."""
         self._dsn = make_conninfo(self._dsn, port=port)
 
+    def as_role(self, role: str) -> None:
+        """Reach the destination as another role."""
+        self._dsn = make_conninfo(self._dsn, user=role)
+
     @contextlib.asynccontextmanager
     async def worker(self, **fields: Any) -> AsyncIterator[asyncio.Task[None]]:  # noqa: ANN401
         """Run a worker in this process; at the end it is asked to stop, and must end well."""
