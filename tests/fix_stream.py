@@ -207,10 +207,12 @@ class Stream:
         pytest.fail("the record's watch ended")
 
     def position(self) -> tuple[int, int] | None:
-        """Return what the destination says; None before the first start."""
+        """Return what all shards of the destination have; None before the first start."""
         if self.target.value("SELECT to_regclass('pgflo.progress')") is None:
             return None
-        rows = self.target.rows("SELECT (commit_lsn - '0/0')::bigint, ordinal FROM pgflo.progress")
+        rows = self.target.rows(
+            "SELECT (commit_lsn - '0/0')::bigint, ordinal FROM pgflo.progress ORDER BY 1, 2"
+        )
         return (int(rows[0][0]), int(rows[0][1])) if rows else None
 
 

@@ -13,6 +13,7 @@ use std::ffi::{CStr, CString};
 use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
+use pgflo_core::apply::split::{Route, Splitter};
 use pgflo_core::apply::{Call, Executor, Param, Place, Refusal, Replay, Source, Statement, Step};
 use pgflo_core::copy::CopyPacker;
 use pgflo_core::envelope::{
@@ -189,8 +190,25 @@ fn replay(envelope: Vec<u8>, changes: u64) -> Result<u64, CoreError> {
     Ok(executor.submitted)
 }
 
+#[library_benchmark]
+#[bench::pgbench(envelope_of(&pgbench()), PGBENCH_CHANGES)]
+#[bench::inserts(envelope_of(&inserts()), INSERTED_ROWS)]
+fn split(envelope: Vec<u8>, changes: u64) -> Result<usize, CoreError> {
+    // By the first column, for four shards.
+    let mut splitter = Splitter::new(4)?;
+    let body = black_box(body_of(&envelope));
+    splitter.load(body, start(), start());
+    while let Some(relation) = splitter.run()? {
+        splitter.route(relation.oid, Route::Key(vec![0]))?;
+    }
+    let slices = splitter.take();
+    let bytes = slices.bodies.iter().flatten().map(Vec::len).sum::<usize>();
+    assert!(!slices.is_barrier && bytes > body.len() && changes > 0);
+    Ok(bytes)
+}
+
 library_benchmark_group!(
     name = hot_paths,
-    benchmarks = [assemble, decode_body, read_header, pack_copy, replay]
+    benchmarks = [assemble, decode_body, read_header, pack_copy, replay, split]
 );
 main!(library_benchmark_groups = hot_paths);

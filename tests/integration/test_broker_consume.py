@@ -62,6 +62,32 @@ async def test_every_envelope_comes_once_and_in_order_while_the_broker_is_killed
     await consumer.close()
 
 
+async def test_of_two_readers_under_one_name_the_one_that_stays_goes_on(
+    nats_url: str, open_broker: OpenBroker, names: Names
+) -> None:
+    # GIVEN a reader that makes the consumer anew again and again, as one does that woke up too late
+    ours, theirs = await open_broker(nats_url), await open_broker(nats_url)
+    await create_streams(ours, names, ours.settings, copy=False)
+    await fill(ours, names, Feed(names).make(30))
+    rival = await Consumer.open(theirs, names.changes_stream, "sink_x", 1)
+
+    async def disturb() -> None:
+        while True:
+            await rival._pull.make(1, patience_s=LIMIT_S)
+
+    disturbing = asyncio.create_task(disturb())
+    consumers = [await Consumer.open(ours, names.changes_stream, "sink_x", 11) for _ in range(5)]
+    # WHEN it ends
+    disturbing.cancel()
+    await asyncio.wait([disturbing])
+    await rival.close()
+    # THEN the other one reads on
+    for consumer in consumers[:-1]:
+        await consumer.close()
+    assert await read(consumers[-1], 20) == list(range(11, 31))
+    await consumers[-1].close()
+
+
 async def test_a_frozen_broker_is_waited_for(
     nats_factory: NatsFactory, open_broker: OpenBroker, names: Names
 ) -> None:

@@ -106,6 +106,62 @@ def test_a_superseded_writer_moves_nothing(changes: Changes, sink: Sink) -> None
     assert sink.target.value("SELECT count(*) FROM log") == 0
 
 
+def spread(to: Destination, shards: int) -> list[progress.Progress]:
+    """Give a destination so many rows, as it stands."""
+    with to.connect("worker") as conn:
+        rows = progress.take_all(conn, to)
+        with conn.transaction():
+            progress.spread(conn, to, rows, shards)
+        return progress.take_all(conn, to)
+
+
+def test_rows_that_are_made_again_fit_none_who_held_one_before(target: Database) -> None:
+    to = destination(target)
+    begin(to, incarnation=uuid.uuid4())
+    with to.connect("shard2") as conn:
+        spread(to, 3)
+        for _ in range(5):
+            held = progress.take(conn, to, 2)
+        # WHEN the shard is given up and made again at the same position
+        spread(to, 1)
+        spread(to, 3)
+        # THEN its former holder moves nothing
+        conn.execute("BEGIN")
+        with pytest.raises(PgfloError) as refused:
+            progress.move(conn, to, held, (START + 1, 1), START + 2)
+    assert refused.value.kind is errors.GROUP_SUPERSEDED
+
+
+def test_a_barrier_moves_all_rows_or_none(target: Database) -> None:
+    to = destination(target)
+    begin(to, incarnation=uuid.uuid4())
+    first, second, third = spread(to, 3)
+    with to.connect("shard0") as conn, to.connect("shard2") as other:
+        # GIVEN a shard whose row moved, and one that does not know
+        other.execute("BEGIN")
+        progress.move(other, to, third, (START + 1, 1), START + 2)
+        other.execute("COMMIT")
+        with pytest.raises(PgfloError) as refused, conn.transaction():
+            progress.move(conn, to, first, (START + 5, 1), START + 6, [third, second])
+        assert refused.value.kind is errors.GROUP_SUPERSEDED
+        moved = replace(third, commit_lsn=START + 1, ordinal=1)
+        with conn.transaction():
+            progress.move(conn, to, first, (START + 5, 1), START + 6, [moved, second])
+        assert {row.position for row in progress.take_all(conn, to)} == {(START + 5, 1)}
+
+
+def test_another_incarnation_begins_with_one_shard(target: Database) -> None:
+    to = destination(target)
+    begin(to, incarnation=uuid.uuid4())
+    before = spread(to, 4)
+    incarnation = uuid.uuid4()
+    begin(to, incarnation=incarnation)
+    with to.connect("worker") as conn:
+        (row,) = progress.take_over(conn, to)
+    assert (row.shard, row.incarnation, row.position) == (0, incarnation, (START, 0))
+    assert row.fence > max(row.fence for row in before)
+
+
 def test_a_new_run_ends_the_sessions_of_former_ones(target: Database) -> None:
     first, second = destination(target), destination(target)
     incarnation = uuid.uuid4()

@@ -23,18 +23,22 @@ def signal_all(command: Command, number: signal.Signals) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_a_worker_that_was_taken_for_dead_ends_with_exit_8(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("shards", ["1", "2"])
+def test_a_worker_that_was_taken_for_dead_ends_with_exit_8(pipeline: Pipeline, shards: str) -> None:
     # GIVEN a worker whose processes all stand still, and a table that shows a repeated change
     pipeline.source.execute("CREATE TABLE log (n int); ALTER TABLE log REPLICA IDENTITY FULL")
+    pipeline.source.execute("CREATE TABLE t (id int PRIMARY KEY, v int)")
     pipeline.copy_schema()
     pipeline.replicate()
-    stopped = pipeline.worker()
+    stopped = pipeline.worker("--shards", shards)
     pipeline.source.execute("INSERT INTO log VALUES (1)")
+    pipeline.source.execute("INSERT INTO t SELECT g, 0 FROM generate_series(1, 100) g")
     pipeline.wait_caught_up()
     signal_all(stopped, signal.SIGSTOP)
     pipeline.source.execute("INSERT INTO log SELECT generate_series(2, 100)")
+    pipeline.source.execute("UPDATE t SET v = v + 1; TRUNCATE t; INSERT INTO t VALUES (1, 1)")
     # WHEN another one takes over, and the first wakes up
-    pipeline.worker()
+    pipeline.worker("--shards", shards)
     pipeline.wait_caught_up()
     signal_all(stopped, signal.SIGCONT)
     # THEN the first ends, and the second goes on

@@ -107,6 +107,22 @@ def test_what_is_known_is_dropped_and_what_overlaps_is_kept() -> None:
     assert [unit.seq for unit in cut.units] == [1, 3, 4]
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_the_commit_of_a_transaction_that_one_begins_inside_of_is_not_known_yet(
+    *, is_open: bool
+) -> None:
+    # As a replicator sends it that died between the last change and the COMMIT.
+    assembler = _core.Assembler(INCARNATION.bytes, (1000, 2), START[0])
+    (envelope,) = [*assembler.feed(transaction(0, [1, 1])), *assembler.flush()]
+    assert (envelope.changes, envelope.ordinal) == (0, 2)
+    waiting = Epochs(
+        INCARNATION, (1000, 2), epoch_bytes=1, epoch_changes=1, is_start=False, is_open=is_open
+    )
+    waiting.put(envelope.data, 1)
+    cut = waiting.cut()
+    assert (cut is not None and cut.commits) is is_open
+
+
 def test_a_gap_is_a_gap_and_late_only_at_the_start() -> None:
     fine = assemble([[1], [2], [3]], target_body_bytes=1)
     with pytest.raises(PgfloError) as late:

@@ -301,7 +301,8 @@ def passes(error: PgfloError) -> bool:
     """Whether an API error is one that a restarting or electing broker gives for a while."""
     return error.kind in (BROKER_UNREACHABLE, BROKER_NO_JETSTREAM) or (
         error.context.get("status") in (500, 503)
-        and error.context.get("err_code") not in (10047, 10023, 10028)  # out of resources
+        # Out of resources; a consumer of that name that is another one.
+        and error.context.get("err_code") not in (10047, 10023, 10028, 10012)
     )
 
 

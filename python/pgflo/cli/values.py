@@ -175,6 +175,7 @@ def worker(values: Values) -> s.WorkerSettings:
         retry=retry(values),
         epoch_bytes=values.get(o.EPOCH_BYTES),
         batch_rows=values.get(o.BATCH_SIZE),
+        shards=values.get(o.SHARDS),
         copy_writers=values.get(o.COPY_WRITERS),
         target_not_empty=values.get(o.TARGET_NOT_EMPTY),
         once=values.get(o.ONCE),

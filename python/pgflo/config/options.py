@@ -220,6 +220,14 @@ BATCH_SIZE = Option(
     metavar="ROWS",
     least=1,
 )
+SHARDS = Option(
+    "shards",
+    "Connections that apply changes, each to its own rows.",
+    Type.INTEGER,
+    default=1,
+    least=1,
+    most=64,
+)
 COPY_WRITERS = Option(
     "copy-writers",
     "Connections that load copied ranges; 1 for each core.",
@@ -323,7 +331,7 @@ TARGET_SERVER = (
     TARGET_USER,
     TARGET_PASSWORD,
 )
-APPLYING = (SINK, EPOCH_BYTES, BATCH_SIZE, COPY_WRITERS, TARGET_NOT_EMPTY)
+APPLYING = (SINK, SHARDS, EPOCH_BYTES, BATCH_SIZE, COPY_WRITERS, TARGET_NOT_EMPTY)
 RETRIES = (RETRY_MAX_ATTEMPTS, RETRY_INITIAL_WAIT, RETRY_MAX_WAIT)
 
 REPLICATING = (

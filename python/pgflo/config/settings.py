@@ -45,6 +45,9 @@ DEFAULT_BATCH_ROWS = 250_000
 """Changes after which a destination transaction ends at the next commit. The more there are, the
 more of them fall together into one row; memory is bounded by the bytes above."""
 
+MOST_SHARDS = 64
+"""Connections that apply changes. Each costs a process of about 40 MB."""
+
 GroupName = Annotated[str, StringConstraints(pattern=rf"^{GROUP_PATTERN}$")]
 SinkName = Annotated[str, StringConstraints(pattern=rf"^{SINK_PATTERN}$")]
 
@@ -137,6 +140,7 @@ class WorkerSettings(Settings):
     retry: RetrySettings = RetrySettings()
     epoch_bytes: int = Field(default=DEFAULT_EPOCH_BYTES, ge=64 * KIB)
     batch_rows: int = Field(default=DEFAULT_BATCH_ROWS, ge=1)
+    shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
     once: bool = False

@@ -71,14 +71,15 @@ class Epochs:
         epoch_bytes: int,
         epoch_changes: int,
         is_start: bool,
+        is_open: bool = False,
     ) -> None:
-        """Continue behind `position`, where a commit (or the start of the group) is.
+        """Continue behind `position`; `is_open`: inside a transaction, else where one ended.
 
         An epoch ends at the next commit after either limit. A transaction larger than that is cut
         by `epoch_bytes` alone: each piece costs a savepoint, and their number is what hurts.
         """
         self._incarnation = incarnation
-        self._place: Place = (*position, True)
+        self._place: Place = (*position, not is_open)
         self._is_start = is_start
         self._epoch_bytes = epoch_bytes
         self._epoch_changes = epoch_changes

@@ -17,23 +17,57 @@ import orjson
 from pgflo import errors
 from pgflo.errors import Kind, PgfloError
 
+Row = tuple[int, int, int, int]
+"""Another shard's progress row: (shard, fence, commit_lsn, ordinal)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """To the writer: `envelopes` envelopes follow; `commits`: they end a transaction there."""
+    """To the writer: `envelopes` envelopes follow; `commits`: they end a transaction there.
+
+    `rows` makes it a barrier: the changes are those of all shards, and their rows move with ours.
+    `assignment` is to be written in the same transaction, if there is one.
+    """
 
     envelopes: int
     commits: bool
+    rows: list[Row] = field(default_factory=list)
+    assignment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """To the writer: what concerns it between two positions of the stream.
+
+    `has_body`: a body follows; without one there is nothing. `rows` as in `Step`.
+    """
+
+    prev: tuple[int, int]
+    end: tuple[int, int]
+    end_lsn: int
+    commits: bool
+    has_body: bool
+    rows: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """To the writer, which does not answer: a barrier has moved its row to here."""
+
+    commit_lsn: int
+    ordinal: int
+    end_lsn: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """From the writer: the progress row is taken; this is what the destination has."""
+    """From the writer: the progress row is taken; this is what its shard has."""
 
     incarnation: str
     commit_lsn: int
     ordinal: int
     end_lsn: int
+    fence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +136,10 @@ class Failed:
         return PgfloError(self.KINDS[self.code], self.detail, hint=self.hint, **context)
 
 
-Message = Step | Ready | Done | Lane | Copied | Left | Failed
+Message = Step | Slice | Moved | Ready | Done | Lane | Copied | Left | Failed
 
 TYPES: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Step, Ready, Done, Lane, Copied, Left, Failed)
+    kind.__name__: kind for kind in (Step, Slice, Moved, Ready, Done, Lane, Copied, Left, Failed)
 }
 
 

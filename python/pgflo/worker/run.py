@@ -1,6 +1,6 @@
 """The worker's life: one sink of one group, from start to stop, through failures in between.
 
-Upstream: `pgflo worker`. Downstream: `prepare`, `copy_lanes`, `dispatcher`, one after the other.
+Upstream: `pgflo worker`. Downstream: `prepare`, `copy_lanes`, `streaming`, one after the other.
 Invariant: one worker per sink. The lease keeps honest ones apart; a worker that lost it without
 knowing is stopped by the fence at the destination, before it commits anything.
 
@@ -33,9 +33,10 @@ from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
 from pgflo.worker.child import warm_up
 from pgflo.worker.copy_lanes import CopyLanes
-from pgflo.worker.dispatcher import Dispatcher, RestMissingError
+from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.report import Report
+from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import is_copied, is_described, source_table
 
 if TYPE_CHECKING:
@@ -134,18 +135,17 @@ class Worker:
         group_view, report = done
         names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
         if group_view.group.mode != "copy":
-            dispatcher = Dispatcher(
+            streaming = Streaming(
                 self._broker,
                 names,
                 self._settings,
                 self._to,
-                {table.oid: table.root for table in group_view.tables.values() if table.root},
-                group_view.group.start_lsn,
                 view,
+                group_view,
                 report,
                 whole_only=self._whole_only,
             )
-            await first_of(dispatcher.run(stop), report.run())
+            await streaming.run(stop)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 

@@ -1,6 +1,6 @@
 """The group's tables as the sink needs to know them.
 
-Upstream: table records of the group. Downstream: preparation, copy lanes, writer.
+Upstream: table records of the group. Downstream: preparation, copy lanes, placement on shards.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgflo.broker.records import TableState
+from pgflo.sinks.postgres.assignment import KeyColumn
+from pgflo.sinks.postgres.placement import SourceShape
 from pgflo.sinks.postgres.prepare import SourceTable
 
 if TYPE_CHECKING:
@@ -41,4 +43,21 @@ def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
         columns=tuple(column.name for column in table.columns),
         copied=copied,
         bounds=table.bounds,
+    )
+
+
+def source_shape(table: TableRecord) -> SourceShape:
+    """Describe what a table's changes carry."""
+    full = table.identity == "f"
+    return SourceShape(
+        oid=table.oid,
+        schema=table.schema,
+        name=table.name,
+        root=table.root,
+        full=full,
+        identity=() if full else tuple(table.key),
+        columns={
+            column.name: KeyColumn(column.name, column.type_oid, column.typmod)
+            for column in table.columns
+        },
     )

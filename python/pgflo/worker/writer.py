@@ -1,4 +1,4 @@
-"""The writer process: one connection to the destination, one step after the other.
+"""The writer process of one shard: one connection to the destination, one step after the other.
 
 Upstream: `dispatcher`, through a pipe (`pgflo.worker` tells the protocol). Downstream: the
 destination's transactions.
@@ -9,6 +9,7 @@ that everything not committed: it never tries to mend a transaction whose end it
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,22 +18,25 @@ from setproctitle import setproctitle
 
 from pgflo import _core, errors, logs
 from pgflo.errors import PgfloError
-from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.apply import Body
 from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.progress import Progress
 from pgflo.sinks.postgres.transaction import Transactions
 from pgflo.supervisor.lifeline import die_with_parent
-from pgflo.worker.messages import Done, Failed, Ready, Step, decode, encode
+from pgflo.worker.messages import Done, Failed, Moved, Ready, Slice, Step, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from multiprocessing.connection import Connection
 
     from pgflo.sinks.postgres.connection import Destination
+    from pgflo.worker.messages import Row
 
 log = structlog.get_logger("pgflo.worker")
 
-ROLE = "shard0"
+CHANGE_BYTES = 64
+"""A small change. A slice does not tell how many it holds; a guess is enough to choose a way."""
 
 
 def main(
@@ -40,14 +44,15 @@ def main(
     log_settings: Mapping[str, str | bool],
     to: Destination,
     roots: Mapping[int, tuple[str, str] | None],
+    shard: int,
 ) -> None:
     """Run until the pipe ends or something fails."""
     die_with_parent()
-    setproctitle(f"pgflo {to.group} writer 0")
+    setproctitle(f"pgflo {to.group} writer {shard}")
     logs.configure_child(log_settings)
     structlog.contextvars.bind_contextvars(group=to.group, sink=to.sink)
     try:
-        _serve(pipe, to, roots)
+        _serve(pipe, to, roots, shard)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the worker wants us to end; what is not committed is rolled back
     except PgfloError as error:
@@ -59,23 +64,64 @@ def main(
         pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_INTERRUPTED, detail))))
 
 
-def _serve(pipe: Connection, to: Destination, roots: Mapping[int, tuple[str, str] | None]) -> None:
-    with contextlib.closing(to.connect(ROLE)) as conn:
-        held = progress.take(conn, to)
+def _serve(
+    pipe: Connection, to: Destination, roots: Mapping[int, tuple[str, str] | None], shard: int
+) -> None:
+    with contextlib.closing(to.connect(f"shard{shard}")) as conn:
+        held = progress.take(conn, to, shard)
         transactions = Transactions(conn, to, held, roots)
         pipe.send_bytes(
-            encode(Ready(str(held.incarnation), held.commit_lsn, held.ordinal, held.end_lsn))
+            encode(
+                Ready(
+                    str(held.incarnation), held.commit_lsn, held.ordinal, held.end_lsn, held.fence
+                )
+            )
         )
         while True:
-            step = decode(pipe.recv_bytes())
-            if not isinstance(step, Step):
-                message = f"unexpected message {type(step).__name__}"
-                raise TypeError(message)
-            done = _apply(transactions, [pipe.recv_bytes() for _ in range(step.envelopes)], step)
+            match decode(pipe.recv_bytes()):
+                case Step() as step:
+                    envelopes = [pipe.recv_bytes() for _ in range(step.envelopes)]
+                    work = _opened(envelopes, step)
+                case Slice() as part:
+                    bodies = [pipe.recv_bytes()] if part.has_body else []
+                    work = _sliced(bodies, part)
+                case Moved() as moved:
+                    transactions.moved((moved.commit_lsn, moved.ordinal), moved.end_lsn)
+                    continue
+                case other:
+                    message = f"unexpected message {type(other).__name__}"
+                    raise TypeError(message)
+            if work.bodies:
+                # What moves the rows of others is committed whole, or they would apply it too.
+                transactions.step(work.bodies, is_divisible=not work.rows)
+            if not work.commits:
+                pipe.send_bytes(encode(Done(committed=False)))
+                continue
+            if work.assignment:
+                assignment.write(conn, to, assignment.from_json(work.assignment))
+            others = [
+                Progress(number, held.incarnation, lsn, ordinal, 0, fence)
+                for number, fence, lsn, ordinal in work.rows
+            ]
+            applied = transactions.commit(work.end, work.end_lsn, others)
+            done = Done(True, applied.changes, dict(applied.conflicts))
             pipe.send_bytes(encode(done))
 
 
-def _apply(transactions: Transactions, envelopes: list[bytes], step: Step) -> Done:
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A step or a slice, as it is applied."""
+
+    bodies: list[Body]
+    end: tuple[int, int]
+    end_lsn: int
+    commits: bool
+    rows: list[Row]
+    assignment: str = ""
+
+
+def _opened(envelopes: list[bytes], step: Step) -> _Work:
+    """Take the bodies out of envelopes, and join their parts."""
     bodies: list[Body] = []
     parts: list[memoryview] = []
     end, end_lsn = (0, 0), 0
@@ -91,9 +137,14 @@ def _apply(transactions: Transactions, envelopes: list[bytes], step: Step) -> Do
             is_closed = not header.transaction_open
             bodies.append(Body(data, prev, end, end_lsn, header.changes, is_closed))
         parts = []
-    if bodies:
-        transactions.step(bodies)
-    if not step.commits:
-        return Done(committed=False)
-    applied = transactions.commit(end, end_lsn)
-    return Done(committed=True, changes=applied.changes, conflicts=dict(applied.conflicts))
+    return _Work(bodies, end, end_lsn, step.commits, step.rows, step.assignment)
+
+
+def _sliced(bodies: list[bytes], part: Slice) -> _Work:
+    end = (part.end[0], part.end[1])
+    prev = (part.prev[0], part.prev[1])
+    whole = [
+        Body(body, prev, end, part.end_lsn, len(body) // CHANGE_BYTES, part.commits)
+        for body in bodies
+    ]
+    return _Work(whole, end, part.end_lsn, part.commits, part.rows)

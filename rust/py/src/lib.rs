@@ -11,6 +11,7 @@ mod messages;
 mod net;
 mod pump;
 mod replay;
+mod split;
 mod step;
 
 use pyo3::prelude::*;
@@ -62,6 +63,10 @@ mod _core {
     use crate::net::{Group, NetEffect, Route};
     #[pymodule_export]
     use crate::replay::{Replay, Statement};
+    #[pymodule_export]
+    use crate::split::Splitter;
+    #[pymodule_export]
+    const HASH_VERSION: u32 = pgflo_core::apply::split::HASH_VERSION;
     #[pymodule_export]
     use crate::step::{Column, Relation, Shape, Step};
     #[pymodule_export]

@@ -72,10 +72,10 @@ def prepare(
     """
     try:
         progress.create_schema(conn)
-        held = progress.take(conn, to) if again else progress.take_over(conn, to)
+        rows = progress.take_all(conn, to) if again else progress.take_over(conn, to)
         to.end_former_runs(conn)
         found = find_tables(conn, tables)
-        if held is not None and held.incarnation == incarnation:
+        if rows and rows[0].incarnation == incarnation:
             return False
         with conn.transaction():
             _empty(conn, to, tables, found, not_empty)

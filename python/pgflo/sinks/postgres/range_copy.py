@@ -162,7 +162,7 @@ class RangeCopy:
             "SELECT FROM pgflo.progress WHERE group_name = %(group)s AND sink = %(sink)s"
             " AND shard = %(shard)s AND incarnation = %(incarnation)s AND owner = %(owner)s"
             " FOR SHARE",
-            {**self._ids(done), "shard": progress.SHARD, "owner": self._to.owner},
+            {**self._ids(done), "shard": progress.FIRST, "owner": self._to.owner},
         )
         if held.rowcount != 1:
             raise progress.superseded(self._to)

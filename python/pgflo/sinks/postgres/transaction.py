@@ -20,7 +20,7 @@ same.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -113,20 +113,25 @@ class Transactions:
             if is_whole and body.is_closed and body is not bodies[-1]:
                 self._commit(body.end, body.end_lsn)
 
-    def commit(self, position: tuple[int, int], end_lsn: int) -> Applied:
+    def commit(
+        self, position: tuple[int, int], end_lsn: int, others: Sequence[Progress] = ()
+    ) -> Applied:
         """Move the progress row to `position`, where the steps led, and commit.
 
+        The rows of `others`, whose changes were among those of the steps, move with it.
         Raises `PgfloError` GROUP_SUPERSEDED, or what the server said.
         """
-        self._commit(position, end_lsn)
+        self._commit(position, end_lsn, others)
         applied, self._applied = self._applied, Applied()
         return applied
 
-    def _commit(self, position: tuple[int, int], end_lsn: int) -> None:
+    def _commit(
+        self, position: tuple[int, int], end_lsn: int, others: Sequence[Progress] = ()
+    ) -> None:
         if not self._is_open:
             self._conn.execute("BEGIN")
         self._position = max(self._position, position)
-        held = progress.move(self._conn, self._to, self._held, self._position, end_lsn)
+        held = progress.move(self._conn, self._to, self._held, self._position, end_lsn, others)
         try:
             self._conn.execute("COMMIT")
         except psycopg.Error as error:
@@ -135,6 +140,13 @@ class Transactions:
             raise failure(error, doing, position=_text(self._position)) from None
         self._held = held
         self._is_open = False
+
+    def moved(self, position: tuple[int, int], end_lsn: int) -> None:
+        """Take note that another shard's transaction has moved our row, outside of ours."""
+        self._held = replace(
+            self._held, commit_lsn=position[0], ordinal=position[1], end_lsn=end_lsn
+        )
+        self._position = position
 
     # --- the ways to apply
 

@@ -33,8 +33,8 @@ impl From<Refusal> for Outcome {
 pub(super) struct Change<'a> {
     pub(super) relation_oid: u32,
     op: Op,
-    old: Option<(OldKind, Tuple<'a>)>,
-    new: Option<Tuple<'a>>,
+    pub(super) old: Option<(OldKind, Tuple<'a>)>,
+    pub(super) new: Option<Tuple<'a>>,
 }
 
 /// Lists that are filled again for every change.

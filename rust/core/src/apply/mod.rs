@@ -8,6 +8,7 @@ mod executor;
 mod net;
 mod relations;
 mod replay;
+pub mod split;
 mod statement;
 mod step;
 mod walk;

@@ -2,13 +2,21 @@
 //!
 //! Invariant: the position is that of the last message passed; a message is passed only once it has
 //! been dealt with, so that replay can return in front of it and come back.
+//!
+//! A slice of a body (`split`) holds one message that pgoutput does not have: `~`, u32 count. So many
+//! ordinals of the transaction belong to others. It is made and read inside one worker; the decoder of
+//! what servers send refuses it.
 
 use crate::error::{DecodeError, MessageKind, Reason};
 use crate::lsn::{Lsn, Position};
 use crate::pgoutput::Message;
+use crate::pgoutput::cursor::Cursor;
 
 /// Bytes of the length in front of each message.
-const LENGTH_BYTES: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
+
+/// Type byte of the message that passes over ordinals.
+pub(super) const SKIP: u8 = b'~';
 
 /// A place between two messages of a body.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,8 +66,30 @@ impl Walk {
         }
     }
 
-    /// Looks at the next message; none at the end of the body.
-    pub(super) fn peek<'a>(&self, body: &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
+    /// Looks at the next message; none at the end of the body. Ordinals of others before it are passed.
+    pub(super) fn peek<'a>(&mut self, body: &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
+        while let Some((bytes, end)) = self.frame(body)? {
+            if bytes.first() == Some(&SKIP) {
+                self.skip(bytes, end)?;
+                continue;
+            }
+            let start = self.offset + LENGTH_BYTES;
+            let message = Message::decode(bytes).map_err(|error| error.shifted(start))?;
+            let next = Next {
+                message,
+                bytes,
+                end,
+            };
+            if message.is_change() && !self.open {
+                return Err(self.error(&next, Reason::OutsideTransaction));
+            }
+            return Ok(Some(next));
+        }
+        Ok(None)
+    }
+
+    /// The bytes of the next message, and where it ends.
+    fn frame<'a>(&self, body: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, DecodeError> {
         let rest = body.get(self.offset..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(None);
@@ -74,17 +104,27 @@ impl Walk {
         let bytes = rest
             .get(..length)
             .ok_or_else(|| short(length, rest.len()))?;
-        let start = self.offset + LENGTH_BYTES;
-        let message = Message::decode(bytes).map_err(|error| error.shifted(start))?;
-        let next = Next {
-            message,
-            bytes,
-            end: start + length,
+        Ok(Some((bytes, self.offset + LENGTH_BYTES + length)))
+    }
+
+    /// Passes ordinals that belong to others.
+    fn skip(&mut self, bytes: &[u8], end: usize) -> Result<(), DecodeError> {
+        let mut cursor = Cursor::new(bytes.get(1..).unwrap_or_default());
+        let count = cursor
+            .u32()
+            .and_then(|count| cursor.finish().map(|()| count));
+        let count = match count {
+            Ok(_) if !self.open => Err(Reason::OutsideTransaction),
+            count => count,
         };
-        if message.is_change() && !self.open {
-            return Err(self.error(&next, Reason::OutsideTransaction));
-        }
-        Ok(Some(next))
+        let count = count.map_err(|reason| DecodeError {
+            offset: self.offset.saturating_add(LENGTH_BYTES),
+            message_kind: MessageKind(Some(SKIP)),
+            reason,
+        })?;
+        self.position.ordinal = self.position.ordinal.saturating_add(u64::from(count));
+        self.offset = end;
+        Ok(())
     }
 
     /// Passes the next message: books begins, commits and ordinals.

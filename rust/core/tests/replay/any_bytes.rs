@@ -12,6 +12,7 @@ fn body() -> Vec<u8> {
         .begin(100)
         .relation(OID, "t", &["body"])
         .insert(OID, "1 a")
+        .message(&[b"~", &3_u32.to_be_bytes()[..]].concat())
         .update(OID, Some(("K", "1 -")), "2 ?")
         .commit(100)
         .begin(200)

@@ -483,3 +483,34 @@ fn a_body_that_contradicts_itself_is_refused_before_the_change_is_sent() {
         assert_eq!(executor.sent, [""; 0]);
     }
 }
+
+#[test]
+fn ordinals_that_belong_to_others_are_passed_inside_a_transaction_only() {
+    let skip = [b"~", &5_u32.to_be_bytes()[..]].concat();
+    let body = two_columns()
+        .insert(OID, "1 a")
+        .message(&skip)
+        .insert(OID, "2 b")
+        .commit(100);
+    let mut executor = Recorder::default();
+    run_through(
+        &mut loaded(body, NO_POSITION, NO_POSITION),
+        &mut executor,
+        2,
+    )
+    .unwrap();
+    let places = executor.places.iter().map(|place| place.position);
+    assert_eq!(places.collect::<Vec<_>>(), [at(100, 1), at(100, 7)]);
+
+    for (body, reason) in [
+        (Body::default().message(&skip), Reason::OutsideTransaction),
+        (
+            Body::default().begin(100).message(b"~\0"),
+            Reason::UnexpectedEnd { needed: 4, left: 1 },
+        ),
+    ] {
+        let mut replay = loaded(body, NO_POSITION, NO_POSITION);
+        let run = run_through(&mut replay, &mut Recorder::default(), 2);
+        assert_eq!(reason_of(run), reason);
+    }
+}

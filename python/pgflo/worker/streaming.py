@@ -1,0 +1,195 @@
+"""From the copy to the change stream: which shards there are, and what has to be mended first.
+
+Upstream: `run`, once every row of the copy is there. Downstream: `dispatcher`, run once or twice.
+Invariant: writers start only when all progress rows stand at one position and the assignment that
+they work by is stored.
+
+The rows and the assignment that stand at the destination are those of the last run. If a crash left
+the rows uneven they are made even under that assignment; only then is it replaced by the one that
+follows from `--shards` and from what the destination's tables look like today.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+import structlog
+
+from pgflo import _core, errors
+from pgflo.errors import PgfloError
+from pgflo.replicator.race import first_of
+from pgflo.sinks.postgres import assignment, progress
+from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.placement import Placement
+from pgflo.worker.dispatcher import Dispatcher
+from pgflo.worker.shards import Shards
+from pgflo.worker.spreading import Gather, Split, Whole
+from pgflo.worker.tables import source_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from psycopg.rows import TupleRow
+
+    from pgflo.broker.connection import Broker
+    from pgflo.broker.names import Names
+    from pgflo.config.settings import WorkerSettings
+    from pgflo.sinks.postgres.assignment import Assignment
+    from pgflo.sinks.postgres.connection import Destination
+    from pgflo.sinks.postgres.placement import SourceShape
+    from pgflo.sinks.postgres.progress import Progress
+    from pgflo.worker.group_view import GroupView, View
+    from pgflo.worker.report import Report
+    from pgflo.worker.spreading import Spreading
+
+log = structlog.get_logger("pgflo.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What stands at the destination, and what should."""
+
+    rows: list[Progress]
+    stored: Assignment
+    placement: Placement
+    wanted: Assignment
+
+    @property
+    def is_level(self) -> bool:
+        """Whether all rows stand at one position."""
+        return len({row.position for row in self.rows}) == 1
+
+
+class Streaming:
+    """Applies the change stream. `run` is all there is."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        names: Names,
+        settings: WorkerSettings,
+        to: Destination,
+        group_view: GroupView,
+        view: View,
+        report: Report,
+        *,
+        whole_only: bool,
+    ) -> None:
+        """`whole_only`: begin no transaction whose end is not in the stream yet."""
+        self._broker = broker
+        self._names = names
+        self._settings = settings
+        self._to = to
+        self._group_view = group_view
+        self._view = view
+        self._report = report
+        self._whole_only = whole_only
+        self._roots = {table.oid: table.root for table in view.tables.values() if table.root}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Apply until the ending is reached or `stop` is set. Raises `PgfloError`."""
+        stock = await asyncio.to_thread(self._take_stock)
+        if not stock.is_level:
+            log.info("shards stand at different positions; first they are made even")
+            shards = self._shards(stock.rows)
+            await self._dispatch(shards, Gather(shards, stock.stored), stop)
+            if stop.is_set() or not shards.is_level:
+                return
+            stock = await asyncio.to_thread(self._take_stock)
+        rows = stock.rows
+        if stock.stored.digest != stock.wanted.digest:
+            rows = await asyncio.to_thread(self._settle, stock)
+        shards = self._shards(rows)
+        spreading: Spreading = Whole(shards)
+        if stock.wanted.shards > 1:
+            spreading = Split(shards, self._to, stock.placement, stock.wanted)
+        await self._dispatch(shards, spreading, stop)
+
+    async def _dispatch(self, shards: Shards, spreading: Spreading, stop: asyncio.Event) -> None:
+        dispatcher = Dispatcher(
+            self._broker,
+            self._names,
+            self._settings,
+            shards,
+            spreading,
+            self._view.group.start_lsn,
+            self._group_view,
+            self._report,
+            whole_only=self._whole_only,
+        )
+        await first_of(dispatcher.run(stop), self._report.run())
+
+    def _shards(self, rows: Sequence[Progress]) -> Shards:
+        return Shards(self._to, self._names.incarnation, self._roots, rows)
+
+    def _take_stock(self) -> Stock:
+        shapes = [source_shape(table) for table in self._view.tables.values()]
+        with self._to.connect("worker") as conn:
+            try:
+                return take_stock(conn, self._to, self._settings.shards, self._roots, shapes)
+            except psycopg.Error as error:
+                raise failure(error, "cannot read how changes are spread over shards") from None
+
+    def _settle(self, stock: Stock) -> list[Progress]:
+        with self._to.connect("worker") as conn:
+            try:
+                return settle(conn, self._to, stock)
+            except psycopg.Error as error:
+                raise failure(error, "cannot spread changes over shards anew") from None
+
+
+def take_stock(
+    conn: psycopg.Connection[TupleRow],
+    to: Destination,
+    shards: int,
+    roots: Mapping[int, tuple[str, str] | None],
+    shapes: Sequence[SourceShape],
+) -> Stock:
+    """Take all rows, read the assignment they were written by, and find the one that is wanted.
+
+    Raises `PgfloError` GROUP_SUPERSEDED, or SINK_REFUSED for uneven rows of which nothing tells how
+    they became so.
+    """
+    rows = progress.take_all(conn, to)
+    stored = assignment.read(conn, to)
+    placement = Placement(_allowed(conn, shards), roots)
+    stock = Stock(rows, stored, placement, placement.look(conn, shapes))
+    known = (len(rows), _core.HASH_VERSION) == (stored.shards, stored.hash_version)
+    if not known and not stock.is_level:
+        raise PgfloError(
+            errors.SINK_REFUSED,
+            f"{len(rows)} shards stand at different positions, and were written by another version"
+            " of pgflo",
+            hint="Run the version that wrote them once more, and end it by SIGTERM.",
+        )
+    return stock
+
+
+def settle(conn: psycopg.Connection[TupleRow], to: Destination, stock: Stock) -> list[Progress]:
+    """Replace assignment and rows, all of which stand at one position, by those that are wanted."""
+    with conn.transaction():
+        progress.spread(conn, to, stock.rows, stock.wanted.shards)
+        assignment.write(conn, to, stock.wanted)
+    log.info(
+        "changes are spread over shards",
+        shards=stock.wanted.shards,
+        before=stock.stored.shards,
+        tables_by_key=sum(bool(route.key) for route in stock.wanted.tables.values()),
+        tables_whole=sum(not route.key for route in stock.wanted.tables.values()),
+    )
+    return progress.take_all(conn, to)
+
+
+def _allowed(conn: psycopg.Connection[TupleRow], shards: int) -> int:
+    """Tell how many shards there can be: foreign keys that act on rows need the source's order."""
+    row = conn.execute("SELECT pg_catalog.current_setting('session_replication_role')").fetchone()
+    if shards == 1 or row == ("replica",):
+        return shards
+    log.warning(
+        "changes are applied by one shard, since the destination's triggers and foreign keys act",
+        shards=shards,
+    )
+    return 1
