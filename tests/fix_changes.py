@@ -1,11 +1,13 @@
-"""Fixtures `changes` and `sink`: real changes as envelopes, and the PostgreSQL sink by itself.
+"""Fixtures `changes`, `sink`, `plain`: real changes as envelopes, the PostgreSQL sink by itself.
 
 Neighbours: `fix_postgres`. `changes` reads a slot by SQL function, so that a test decides when, and
-cuts the envelopes as small as it likes. `sink` applies them in the test's own process.
+cuts the envelopes as small as it likes. `sink` applies them in the test's own process, `plain` does
+so by a role without any right that its tables do not need.
 """
 
 from __future__ import annotations
 
+import secrets
 import struct
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -167,3 +169,19 @@ def sink(changes: Changes, target: Database) -> Iterator[Sink]:
     made = Sink(target, changes.incarnation, changes.start_lsn)
     yield made
     made.close()
+
+
+@pytest.fixture
+def plain(changes: Changes, target: Database) -> Iterator[Sink]:
+    """Give a sink whose role has the rights that its tables need, and no other."""
+    name = f"plain_{secrets.token_hex(4)}"
+    role = sql.Identifier(name)
+    target.execute(
+        sql.SQL("CREATE ROLE {} LOGIN").format(role),
+        sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(target.name), role),
+        sql.SQL("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {}").format(role),
+    )
+    made = Sink(target, changes.incarnation, changes.start_lsn, user=name)
+    yield made
+    made.close()
+    target.execute(sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(role))

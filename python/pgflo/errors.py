@@ -490,7 +490,7 @@ SINK_PRIVILEGE = Kind(
     Exit.SINK,
     Retry.OPERATOR,
     "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON the tables, and CREATE ON DATABASE once,"
-    " TO the --target-user.",
+    " TO the --target-user; ALTER ROLE … BYPASSRLS where a table has row security.",
 )
 SINK_TOO_OLD = Kind(
     "sink.too_old",

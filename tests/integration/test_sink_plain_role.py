@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 import pytest
 from psycopg import sql
 from structlog.testing import capture_logs
-from tests.fix_changes import Sink, assert_equal, on_both
+from tests.fix_changes import assert_equal, on_both
 
 from pgflo import errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres.connection import is_replica
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.fix_changes import Changes
-    from tests.fix_postgres import Database
+    from tests.fix_changes import Changes, Sink
 
 FAMILY = (
     "CREATE TABLE parent (id int PRIMARY KEY, v text);"
     "CREATE TABLE child (id int PRIMARY KEY, parent int, v text,"
     " CONSTRAINT of_parent FOREIGN KEY (parent) REFERENCES parent"
 )
-
-
-@pytest.fixture
-def plain(changes: Changes, target: Database) -> Iterator[Sink]:
-    """Give a sink whose role has the rights that its tables need, and no other."""
-    name = f"plain_{secrets.token_hex(4)}"
-    role = sql.Identifier(name)
-    target.execute(
-        sql.SQL("CREATE ROLE {} LOGIN").format(role),
-        sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(target.name), role),
-        sql.SQL("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {}").format(role),
-    )
-    made = Sink(target, changes.incarnation, changes.start_lsn, user=name)
-    yield made
-    made.close()
-    target.execute(sql.SQL("DROP OWNED BY {0} CASCADE; DROP ROLE {0}").format(role))
 
 
 def test_the_warning_names_the_grant_and_the_session_knows(plain: Sink, sink: Sink) -> None:
@@ -130,6 +110,20 @@ def test_a_constraint_that_waits_for_the_commit_does_so_here_too(
     )
     assert plain.apply(changes.envelopes()).conflicts == {}
     assert_equal(changes, plain, "parent", "child", "ring")
+
+
+def test_a_truncate_does_not_wait_for_checks_of_earlier_transactions(
+    changes: Changes, plain: Sink
+) -> None:
+    on_both(changes, plain, f"{FAMILY} DEFERRABLE)")
+    changes.source.execute(
+        "INSERT INTO parent VALUES (1, 'a')",
+        "INSERT INTO child VALUES (1, 1, 'x')",
+        "TRUNCATE parent, child",
+        "INSERT INTO parent VALUES (2, 'b')",
+    )
+    assert plain.apply(changes.envelopes()).conflicts == {}
+    assert_equal(changes, plain, "parent", "child")
 
 
 def test_a_constraint_that_fails_at_the_commit_is_named(changes: Changes, plain: Sink) -> None:

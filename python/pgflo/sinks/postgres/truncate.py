@@ -8,8 +8,10 @@ what it reached at the source, and the destination's own tables are nobody's to 
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import sql
 
 from pgflo.sinks.postgres.catalog import is_referenced_from_outside
@@ -17,7 +19,6 @@ from pgflo.sinks.postgres.catalog import is_referenced_from_outside
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import psycopg
     from psycopg.rows import TupleRow
 
     from pgflo.sinks.postgres.catalog import Table
@@ -28,19 +29,23 @@ def truncate(
 ) -> None:
     """Empty all `tables` in the running transaction.
 
-    In one TRUNCATE, so that foreign keys among them do not matter. If a table outside refers to one
-    of them, PostgreSQL refuses that even in replica role: then by DELETE (which restarts nothing).
+    In one statement, so that foreign keys among them do not matter. If a table outside refers to
+    one of them, PostgreSQL refuses TRUNCATE even in replica role; where foreign keys act, it does
+    so while checks of these tables are deferred: then by DELETE (which restarts nothing).
     """
     distinct = list({table.oid: table for table in tables}.values())
     if not distinct:
         return
-    if is_referenced_from_outside(conn, [table.oid for table in distinct]):
-        for table in distinct:
-            conn.execute(sql.SQL("DELETE FROM {}").format(table.only))
-        return
-    conn.execute(
-        sql.SQL("TRUNCATE {}{}").format(
+    if not is_referenced_from_outside(conn, [table.oid for table in distinct]):
+        statement = sql.SQL("TRUNCATE {}{}").format(
             sql.SQL(", ").join(table.only for table in distinct),
-            sql.SQL(" RESTART IDENTITY") if restart_identity else sql.SQL(""),
+            sql.SQL(" RESTART IDENTITY" if restart_identity else ""),
         )
+        with contextlib.suppress(psycopg.errors.ObjectInUse), conn.transaction():
+            conn.execute(statement)
+            return
+    deletes = (
+        sql.SQL("d{} AS (DELETE FROM {})").format(sql.SQL(f"{number:d}"), table.only)
+        for number, table in enumerate(distinct)
     )
+    conn.execute(sql.SQL("WITH {} SELECT").format(sql.SQL(", ").join(deletes)))
