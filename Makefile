@@ -19,7 +19,7 @@ LONG := PGFLO_LONG=1
 
 # Tests start many small servers: in memory where there is room for them, which takes a third of the time.
 MEMORY_KB := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)
-test-integration chaos test-long: export TMPDIR := $(shell [ "$(or $(MEMORY_KB),0)" -gt 6000000 ] && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
+test-property test-integration chaos test-long: export TMPDIR := $(shell [ "$(or $(MEMORY_KB),0)" -gt 6000000 ] && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -76,7 +76,7 @@ test-rust: install ## the core under plain cargo test
 test-unit: install ## what needs no server
 	$(PYTEST) -q tests/unit
 
-test-property: install ## generated input: the Rust core against the slow Python oracle
+test-property: install ## generated input: the Rust core against the slow Python oracle, net effects against replay
 	$(PYTEST) -q tests/property
 
 test-integration: install ## real PostgreSQL, real NATS

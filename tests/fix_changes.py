@@ -64,11 +64,15 @@ class Changes:
 
     def envelopes(self, **limits: int) -> list[_core.Envelope]:
         """Take what was committed since the last call, as envelopes that join the last ones."""
+        return self.cut([self.frames()], **limits)[0]
+
+    def cut(self, blocks: Sequence[bytes], **limits: int) -> list[list[_core.Envelope]]:
+        """Make envelopes of blocks of frames, each block by itself, which join the last ones."""
         assembler = _core.Assembler(self.incarnation.bytes, self.position, self.end_lsn, **limits)
-        cut = [*assembler.feed(self.frames()), *assembler.flush()]
-        if cut:
-            self.position = (cut[-1].commit_lsn, cut[-1].ordinal)
-            self.end_lsn = cut[-1].end_lsn
+        cut = [[*assembler.feed(block), *assembler.flush()] for block in blocks]
+        for envelopes in filter(None, cut):
+            self.position = (envelopes[-1].commit_lsn, envelopes[-1].ordinal)
+            self.end_lsn = envelopes[-1].end_lsn
         return cut
 
 
