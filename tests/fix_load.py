@@ -137,7 +137,7 @@ class Load:
             )
         elif kind < 0.90:
             conn.execute(
-                'UPDATE "Odd ""Name" SET "order" = "order" + 1000000 + %s'
+                'UPDATE "Odd ""Name" SET "order" = ("order" + 1000000 + %s) %% 2000000000'
                 ' WHERE ("Key.part", "order") IN (SELECT "Key.part", "order" FROM "Odd ""Name"'
                 " LIMIT 1)",
                 (rng.randrange(1_000_000),),

@@ -3,7 +3,8 @@
 `run` the worker's life · `group_view` what the group's record says · `report` what the sink tells
 the group · `endings` when `--once` and `--until` are reached · `child` a child process and its pipe
 · `copy_lanes`, `copy_writer` the initial copy · `streaming` what comes before changes are applied ·
-`dispatcher`, `epochs` reading them · `spreading`, `shards` handing them to writers · `writer`.
+`dispatcher`, `epochs` reading them · `spreading`, `shards`, `shard` handing them to writers ·
+`writer`.
 
 Processes. The worker's main process holds the lease and reads the change stream. It cuts epochs out
 of whole envelopes and hands them, as they are, through a pipe to the writer process, which owns the

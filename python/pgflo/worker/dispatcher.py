@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pgflo.worker.epochs import Cut
     from pgflo.worker.group_view import GroupView
     from pgflo.worker.report import Report
-    from pgflo.worker.shards import Mark, Reached, Shards
+    from pgflo.worker.shard import Mark, Reached
+    from pgflo.worker.shards import Shards
     from pgflo.worker.spreading import Spreading
 
 log = structlog.get_logger("pgflo.worker")

@@ -18,8 +18,7 @@ import asyncio
 import functools
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pgflo import errors
 from pgflo.errors import PgfloError
@@ -27,12 +26,12 @@ from pgflo.replicator.race import first_of
 from pgflo.worker import writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Done, Moved, Ready, Slice, Step, encode
+from pgflo.worker.shard import Epoch, Mark, Reached, Sent, Shard, mark_of
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from pgflo._core import Header
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.sinks.postgres.progress import Progress
     from pgflo.worker.epochs import Cut
@@ -46,67 +45,6 @@ that would be most of the work when many small epochs touch one shard each."""
 STUCK_S = 5.0
 """How long an epoch may be under way before shards that wait for it let their locks go. Somebody's
 ALTER TABLE may stand between two of them: behind the locks of one, before those of the other."""
-
-
-class Mark(NamedTuple):
-    """A place in the stream: a position, and the LSN that is reached there."""
-
-    position: tuple[int, int]
-    end_lsn: int
-
-
-def mark_of(header: Header) -> Mark:
-    """Give the place where an envelope ends."""
-    return Mark((header.commit_lsn, header.ordinal), header.end_lsn)
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """What all shards have committed."""
-
-    mark: Mark
-    seq: int
-    """Stream sequence of the last envelope in it; 0 if none came in this life."""
-    commit_time_us: int
-    changes: int
-    """Since it was told last."""
-
-
-@dataclass(slots=True)
-class Epoch:
-    """An epoch under way."""
-
-    last: Header
-    waiting: int
-    """Shards that have not answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A step that a shard has not answered."""
-
-    epoch: Epoch | None
-    mark: Mark
-    moved: tuple[Shard, ...]
-    """Shards whose rows it moves when it commits; none if it does not commit."""
-
-
-@dataclass(slots=True)
-class Shard:
-    """One shard: its writer, and where its row stands."""
-
-    number: int
-    fence: int
-    stored: Mark
-    """Committed."""
-    sent: Mark
-    """Committed once all is answered."""
-    told: Mark
-    """What its writer believes."""
-    child: Child | None = None
-    queue: deque[_Sent] = field(default_factory=deque)
-    is_open: bool = False
-    """Its transaction is begun, and no step has been sent that ends it."""
 
 
 class Shards:
@@ -195,11 +133,9 @@ class Shards:
 
     async def keep_level(self) -> NoReturn:
         """Move rows along that have fallen behind, again and again."""
-        while len(self.all) > 1:
+        while True:
             await asyncio.sleep(LEVEL_S)
             await self.level()
-        await asyncio.Event().wait()
-        raise AssertionError
 
     async def level(self) -> None:
         """Move rows along whose shards have nothing to do.
@@ -343,7 +279,7 @@ class Shards:
                 each.sent = to
         else:
             shard.told = shard.sent
-        shard.queue.append(_Sent(epoch, to, (shard, *others) if commits else ()))
+        shard.queue.append(Sent(epoch, to, (shard, *others) if commits else ()))
         return asyncio.ensure_future(child.send(frames, is_waiting=is_waiting))
 
     # --- what is answered

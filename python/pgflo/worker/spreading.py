@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from pgflo import _core
-from pgflo.worker.shards import mark_of
+from pgflo.worker.shard import mark_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
