@@ -56,10 +56,17 @@ class Side:
                     if epoch[-1].is_closed:
                         _add(told, self._transactions.commit(epoch[-1].end, epoch[-1].end_lsn))
         except PgfloError as error:
-            self.sink.close()
-            self._transactions = None
+            self._give_up()
             return error
+        except BaseException:
+            # What it holds locked would stop whatever comes next.
+            self._give_up()
+            raise
         return told
+
+    def _give_up(self) -> None:
+        self.sink.close()
+        self._transactions = None
 
 
 class Agreement:

@@ -13,8 +13,11 @@ use std::ffi::{CStr, CString};
 use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use pgflo_core::apply::split::{Route, Splitter};
-use pgflo_core::apply::{Call, Executor, Param, Place, Refusal, Replay, Source, Statement, Step};
+use pgflo_core::apply::split::{Route as ShardRoute, Splitter};
+use pgflo_core::apply::{
+    Call, Executor, Net, NetStep, Param, Place, Refusal, Relation, Replay, Route, Source,
+    Statement, Step,
+};
 use pgflo_core::copy::CopyPacker;
 use pgflo_core::envelope::{
     Assembler, CopyFields, Envelope, HEADER_BYTES, Header, Kind, Messages, Sizes, body_of,
@@ -199,7 +202,7 @@ fn split(envelope: Vec<u8>, changes: u64) -> Result<usize, CoreError> {
     let body = black_box(body_of(&envelope));
     splitter.load(body, start(), start());
     while let Some(relation) = splitter.run()? {
-        splitter.route(relation.oid, Route::Key(vec![0]))?;
+        splitter.route(relation.oid, ShardRoute::Key(vec![0]))?;
     }
     let slices = splitter.take();
     let bytes = slices.bodies.iter().flatten().map(Vec::len).sum::<usize>();
@@ -207,8 +210,43 @@ fn split(envelope: Vec<u8>, changes: u64) -> Result<usize, CoreError> {
     Ok(bytes)
 }
 
+/// Every table by its first column, `pgbench_history` without a key.
+fn route(relation: &Relation) -> Route {
+    let columns = u16::try_from(relation.columns.len()).unwrap_or(0);
+    Route {
+        target: relation.oid,
+        key: (relation.name != "pgbench_history").then(|| vec![0]),
+        written: (0..columns).collect(),
+        delimiters: vec![b','; usize::from(columns)],
+        updates: true,
+        slow: false,
+    }
+}
+
+#[library_benchmark]
+#[bench::pgbench(envelope_of(&pgbench()), PGBENCH_CHANGES)]
+#[bench::inserts(envelope_of(&inserts()), INSERTED_ROWS)]
+fn net_effect(envelope: Vec<u8>, changes: u64) -> Result<u64, CoreError> {
+    let mut net = Net::default();
+    net.load(vec![(black_box(body_of(&envelope)), start())], start());
+    while let NetStep::Relation(relation, _) = net.run()? {
+        net.answer(relation.oid, route(&relation))?;
+    }
+    let groups = black_box(net.groups()?);
+    assert_eq!((net.changes(), net.slow_changes()), (changes, 0));
+    Ok(groups.iter().map(|group| group.rows).sum())
+}
+
 library_benchmark_group!(
     name = hot_paths,
-    benchmarks = [assemble, decode_body, read_header, pack_copy, replay, split]
+    benchmarks = [
+        assemble,
+        decode_body,
+        read_header,
+        pack_copy,
+        replay,
+        split,
+        net_effect
+    ]
 );
 main!(library_benchmark_groups = hot_paths);

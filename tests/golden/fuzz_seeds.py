@@ -24,6 +24,11 @@ def lead(first_lsn: int) -> bytes:
     return struct.pack(">BBQBB", 1, 9, first_lsn, 0, 0)
 
 
+def net_lead() -> bytes:
+    """Build what the target `net` reads before its bodies: key, one target, no slow table."""
+    return struct.pack(">BBQQH", 1, 0, 0, 0, 2**16 - 1)
+
+
 def main() -> None:
     """Write all seeds anew."""
     for name in streams.NAMES:
@@ -35,6 +40,7 @@ def main() -> None:
         write("assemble", name, lead(1) + block)
         write("decode_body", name, lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("replay", name, bytes(18) + lengths_prefixed(streams.messages(name)[:FRAMES]))
+        write("net", name, net_lead() + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("read_header", name, envelopes[0].data)
     mark = _core.Assembler(b"seeds of fuzzing", (1, 0), 1)
     mark.feed(lengths_prefixed([struct.pack(">cQqB", b"k", 9, 0, 1)]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg import sql
 from tests.fix_changes import assert_equal, bodies, on_both
 
 from pgflo import errors
@@ -67,6 +68,26 @@ def test_an_update_that_misses_its_row_and_a_toast_value_stops_the_sink(
         sink.apply(changes.envelopes())
     assert refused.value.kind is errors.SINK_REFUSED
     assert sink.position() == (changes.start_lsn, 0)
+
+
+@pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
+def test_a_key_that_was_not_sent_whole_is_looked_for_with_its_old_part(
+    changes: Changes, sink: Sink, identity: str
+) -> None:
+    on_both(
+        changes,
+        sink,
+        "CREATE TABLE t (id int, big text, v text, PRIMARY KEY (id, big));"
+        "ALTER TABLE t ALTER big SET STORAGE EXTERNAL;"
+        "INSERT INTO t VALUES (1, repeat('k', 2200), 'a')",
+    )
+    changes.source.execute(sql.SQL("ALTER TABLE t REPLICA IDENTITY {}").format(sql.SQL(identity)))
+    # The row is there under its new key already.
+    sink.target.execute("UPDATE t SET id = 2")
+    changes.source.execute("UPDATE t SET id = 2, v = 'b'")
+    applied = sink.apply(changes.envelopes())
+    assert applied.conflicts == {"update_missing": 1}
+    assert_equal(changes, sink, "t")
 
 
 def test_a_full_old_row_stands_in_for_unchanged_values(changes: Changes, sink: Sink) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg import sql
 from tests.fix_changes import assert_equal, on_both, table_rows
 
 from pgflo import errors
 from pgflo.errors import PgfloError
+from pgflo.sinks.postgres import transaction
 
 if TYPE_CHECKING:
     from tests.fix_changes import Changes, Sink
@@ -448,3 +450,26 @@ def test_a_key_that_the_destination_does_not_have(changes: Changes, sink: Sink) 
     )
     assert sink.apply(changes.envelopes()).conflicts == {}
     assert table_rows(sink.target, "t") == [("(1,c)",)]
+
+
+def test_arrays_of_a_type_with_a_delimiter_of_its_own_are_updated_in_groups(
+    changes: Changes, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "FEWEST_GROUPED_CHANGES", 0)
+    on_both(
+        changes,
+        sink,
+        "CREATE DOMAIN boxes AS box[];"
+        "CREATE TABLE t (id int PRIMARY KEY, one box, many box[], domained boxes);"
+        "INSERT INTO t SELECT generate_series(1, 3)",
+    )
+    many = "{(1,1),(0,0);(3,3),(2,2)}"
+    changes.source.execute(
+        sql.SQL("UPDATE t SET one = '(1,1),(0,0)', many = {0}, domained = {0} WHERE id < 3").format(
+            many
+        ),
+        "UPDATE t SET one = NULL WHERE id = 3",
+    )
+    applied = sink.apply(changes.envelopes())
+    assert_equal(changes, sink, "t")
+    assert applied.grouped_changes == applied.changes == 3

@@ -49,9 +49,9 @@ class Table:
     """Further columns that are unique."""
 
     @property
-    def moves(self) -> bool:
-        """Whether rows change their keys."""
-        return not self.only_inserts and bool(self.key)
+    def is_calm(self) -> bool:
+        """Whether nothing but a moved key can bring its rows into each other's way."""
+        return self.is_grouped and not self.uniques
 
 
 def _singles(values: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
@@ -162,6 +162,7 @@ TABLES = (
         ("k",),
         _singles(("a", "A", "b", "B", "c")),
         {"v": ODD_TEXTS},
+        is_grouped=False,  # an update that names the key may write it another way
     ),
     Table(
         "exact",
@@ -169,6 +170,7 @@ TABLES = (
         ("k",),
         _singles(("1", "1.0", "1.00", "2", "2.0", "3")),
         {"v": ODD_TEXTS},
+        is_grouped=False,  # an update that names the key may write it another way
     ),
     Table(
         "second",

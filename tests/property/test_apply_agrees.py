@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hypothesis import note
 from tests.fix_agreement import rows
 from tests.fix_property import within_budget
 from tests.property.row_histories import differing, histories
@@ -23,6 +24,7 @@ LONG_EXAMPLES = 2000
 
 @within_budget(history=histories(), long_examples=LONG_EXAMPLES)
 def test_both_ways_lead_to_the_rows_of_the_source(agreement: Agreement, history: History) -> None:
+    note(repr(history))
     epochs = agreement.happen(history)
     expected = rows(agreement.source)
     fast, slow = (side.apply(epochs) for side in (agreement.fast, agreement.slow))
@@ -41,6 +43,7 @@ def test_a_destination_that_differs_ends_the_same_either_way(
     agreement: Agreement, drawn: tuple[History, tuple[Op, ...]]
 ) -> None:
     history, differences = drawn
+    note(f"{differences} {history}")
     epochs = agreement.happen(history, differences)
     fast, slow = (side.apply(epochs) for side in (agreement.fast, agreement.slow))
     if isinstance(fast, PgfloError) or isinstance(slow, PgfloError):

@@ -32,10 +32,11 @@ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 
 COLUMNS_QUERY = """
 SELECT attname, atttypid::bigint, attgenerated <> '', attidentity = 'a',
-    CASE WHEN 'c' IN (t.typtype, b.typtype) THEN 0 ELSE t.typarray::bigint END,
-    ascii(t.typdelim::text), format_type(t.oid, -1),
+    CASE WHEN e.as_text THEN 0 ELSE t.typarray::bigint END,
+    ascii(CASE WHEN e.as_text THEN ',' ELSE t.typdelim::text END), format_type(t.oid, -1),
     CASE WHEN atttypmod >= 0 THEN format_type(atttypid, atttypmod) END
 FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype
+CROSS JOIN LATERAL (SELECT t.typarray = 0 OR 'c' IN (t.typtype, b.typtype)) AS e(as_text)
 WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum
 """
@@ -82,9 +83,10 @@ class Column:
     identity_always: bool
     """GENERATED ALWAYS AS IDENTITY: an INSERT must override it, an UPDATE cannot set it."""
     array_oid: int
-    """Type of arrays of its type; 0 if there is none, or if its elements come apart in FROM."""
+    """Type of arrays of its type; 0 if there is none, or if its elements come apart in FROM.
+    Arrays of text stand in for them."""
     delimiter: int
-    """The byte between two elements of such an array."""
+    """The byte between two elements of the array that is sent."""
     type_name: str
     """Its type without modifier, as SQL."""
     stored_as: str | None = None

@@ -125,7 +125,11 @@ class RowSearch:
         return () if self.source.full else self.source.key
 
     def by_key(self, params: Params, side: Side) -> sql.Composable:
-        """Compare the key columns, with the operators of the index."""
+        """Compare the key columns, with the operators of the index.
+
+        What the new key did not send (unchanged TOAST) is as in the old one.
+        """
+        unsent = self.change.unchanged if side == "new" and self.change.old else NO_COLUMNS
         operators = dict(
             zip(self.constraint.columns, self.constraint.operators, strict=True)
             if self.constraint
@@ -135,7 +139,7 @@ class RowSearch:
             by_operator(
                 sql.Identifier(self.source.columns[n]),
                 operators.get(self.source.columns[n], ("pg_catalog", "=")),
-                self.value(params, side, n),
+                self.value(params, "new_or_old" if n in unsent else side, n),
             )
             for n in self.key
         )
