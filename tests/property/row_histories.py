@@ -165,7 +165,6 @@ class History:
             op.kind in CALM and op.table.is_calm
             for transaction in self.transactions
             for op in transaction
-            if op.table.only_inserts is False or op.kind == "insert"
         )
 
     def script(self) -> sql.Composable:
