@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import statistics
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -24,6 +23,9 @@ pytestmark = pytest.mark.timeout(300)
 
 HOLD_S = 15.0
 """How long a connection is watched: many times the silence that the source allows."""
+
+BUSY_MOMENTS = 4
+"""Statuses that may be late for want of a processor."""
 
 HEARD = """
 SELECT s.active_pid, extract(epoch FROM r.reply_time)::float8,
@@ -57,7 +59,10 @@ class Impatient(Replicator):
         await until(told, "a status")
 
     async def holds(self, pid: int) -> float:
-        """Watch for `HOLD_S` that `pid` serves; give the usual time between two statuses."""
+        """Watch for `HOLD_S` that `pid` serves; give the longest time between two statuses.
+
+        Not that of the busiest moments of this machine: the longest few are left out.
+        """
         first_at = self.heard()[1]
         told_at = [first_at]
 
@@ -69,7 +74,7 @@ class Impatient(Replicator):
             return at - first_at >= HOLD_S
 
         await until(held, "statuses over the whole time")
-        return statistics.median(b - a for a, b in itertools.pairwise(told_at))
+        return sorted(b - a for a, b in itertools.pairwise(told_at))[-1 - BUSY_MOMENTS]
 
 
 @asynccontextmanager
