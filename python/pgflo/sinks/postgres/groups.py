@@ -101,8 +101,9 @@ class GroupApplier:
 
         Raises `NotAsExpectedError`, `PgfloError` for what time may heal.
         """
-        if not self._has_scanned:
-            self.scan(bodies, after)
+        # An epoch that is not fit is not collected: to go on would be to pass over all of it.
+        if not self._has_scanned and not self.scan(bodies, after).is_fit:
+            raise NotAsExpectedError
         self._has_scanned = False
         slow = self._net.slow_relations()
         place = f"{_text(after)} to {_text(bodies[-1].end)}"
