@@ -8,7 +8,6 @@ behind the end of the change stream.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +32,6 @@ if TYPE_CHECKING:
     from pgflo.replicator.sinks import Sinks
     from pgflo.source.slot import SlotState
     from pgflo.source.walsender import SystemIdentity
-
-SINKS_SPEAK_S = 20.0
-"""A sink whose broker went back says so after its reconnect and its shortest wait."""
-
-SINKS_LOOK_S = 0.25
-"""Between two looks at what the sinks say."""
 
 log = structlog.get_logger("pgflo.replicator")
 
@@ -95,23 +88,6 @@ def past_the_loss(start: StartPoint, slot_lsn: int, sinks: Sinks) -> StartPoint:
     return StartPoint(position, end_lsn)
 
 
-async def where_to_go_on(start: StartPoint, slot_lsn: int, sinks: Sinks) -> StartPoint:
-    """Give `past_the_loss`, once the sinks have had time to say what they have.
-
-    What the record says of them may be as old as the stream is: it came from the same store. A
-    sink that finds the stream behind itself begins anew, and tells where its destination stands.
-    """
-    deadline = asyncio.get_running_loop().time() + SINKS_SPEAK_S
-    found = past_the_loss(start, slot_lsn, sinks)
-    while found is start and slot_lsn > start.end_lsn and sinks.any:
-        if asyncio.get_running_loop().time() > deadline:
-            break
-        await asyncio.sleep(SINKS_LOOK_S)
-        await sinks.look()
-        found = past_the_loss(start, slot_lsn, sinks)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A walsender that streams from `start` on."""
@@ -146,7 +122,7 @@ async def connect_source(
         ) as conn:
             there = await slot.state(conn, group.value.slot)
             if there is not None:
-                start = await where_to_go_on(start, there.confirmed_lsn, sinks)
+                start = past_the_loss(start, there.confirmed_lsn, sinks)
             found = await check_source(conn, identity, group, start)
             if target_lsn is None:
                 target_lsn = await until_lsn(conn, settings.until, once=settings.once)
