@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.fix_replicator import until
 
+from pgflo import errors
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import SinkRecord
 from pgflo.broker.topology import envelope_at, stream_state
 from pgflo.config.settings import CopySettings
+from pgflo.errors import PgfloError
+from pgflo.replicator import start
+from pgflo.source.connection import application_name
 
 if TYPE_CHECKING:
     from tests.fix_replicator import Replicator
@@ -61,6 +67,21 @@ class Sinks:
     async def last_seq(self) -> int:
         """Give the last sequence of the change stream."""
         return (await stream_state(self.broker, self.names.changes_stream)).last_seq
+
+
+@dataclass(frozen=True)
+class LostStream:
+    """A group whose change stream is gone, with what it held."""
+
+    sinks: Sinks
+    first: StoredEnvelope
+    fifth: StoredEnvelope
+
+    async def assert_continued(self) -> None:
+        """Check that the new chain begins where the fifth envelope ended."""
+        sixth, fifth = (await self.sinks.envelope(1)).header, self.fifth.header
+        assert (sixth.prev_commit_lsn, sixth.prev_ordinal) == (fifth.commit_lsn, fifth.ordinal)
+        assert sixth.changes == 1
 
 
 async def open_sinks(replicator: Replicator, broker: Broker) -> Sinks:
@@ -220,28 +241,61 @@ async def test_a_copy_larger_than_its_stream_goes_on_as_sinks_apply_it(
     await running.stop()
 
 
-async def test_changes_that_the_broker_lost_but_every_sink_has_are_no_loss(
-    replicator: Replicator, broker: Broker
-) -> None:
-    # GIVEN a slot that was confirmed because the only sink has everything
+async def lose_what_the_sink_has(replicator: Replicator, broker: Broker) -> LostStream:
+    """Let a sink apply five envelopes and the slot follow it; then the broker loses them."""
     replicator.source.execute("CREATE TABLE t (id serial PRIMARY KEY)")
     running = replicator.start(confirm_after="sink")
     await until(replicator.slot_lsn, "slot created")
     await replicator.until_streaming()
     sinks = await open_sinks(replicator, broker)
     await publish(replicator, sinks, 5)
-    fifth = await sinks.envelope(5)
-    await sinks.stand("one", fifth)
-    await until(lambda: replicator.slot_lsn() == fifth.header.end_lsn, "slot at the sink")
+    lost = LostStream(sinks, await sinks.envelope(1), await sinks.envelope(5))
+    await sinks.stand("one", lost.fifth)
+    await until(lambda: replicator.slot_lsn() == lost.fifth.header.end_lsn, "slot at the sink")
     await running.stop()
-    # WHEN the broker loses the change stream
     await replicator.delete_change_stream()
     replicator.source.execute("INSERT INTO t DEFAULT VALUES")
+    return lost
+
+
+async def test_changes_that_the_broker_lost_but_every_sink_has_are_no_loss(
+    replicator: Replicator, broker: Broker
+) -> None:
+    # GIVEN a slot that was confirmed because the only sink has everything, and a lost stream
+    lost = await lose_what_the_sink_has(replicator, broker)
+    # WHEN the replicator goes on
     await replicator.run(once=True, confirm_after="sink")
-    # THEN it goes on where the sink stands, which is where the new chain begins
-    sixth = await sinks.envelope(1)
-    assert (sixth.header.prev_commit_lsn, sixth.header.prev_ordinal) == (
-        fifth.header.commit_lsn,
-        fifth.header.ordinal,
+    # THEN it begins where the sink stands
+    await lost.assert_continued()
+
+
+async def test_a_sink_whose_last_word_the_broker_lost_may_say_it_again(
+    replicator: Replicator, broker: Broker
+) -> None:
+    # GIVEN a broker that lost what the sink told last, together with the stream
+    lost = await lose_what_the_sink_has(replicator, broker)
+    await lost.sinks.stand("one", lost.first)
+    # WHEN the replicator is back before the sink
+    running = replicator.start(once=True, confirm_after="sink")
+    await until(
+        lambda: replicator.source.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s",
+            [application_name(replicator.group, "check")],
+        ),
+        "a replicator that examines its slot",
     )
-    assert sixth.header.changes == 1
+    await lost.sinks.stand("one", lost.fifth)
+    await running.task
+    # THEN it begins where the sink stands
+    await lost.assert_continued()
+
+
+async def test_changes_that_the_broker_lost_and_a_sink_does_not_have_stop_the_group(
+    replicator: Replicator, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "SINKS_TELL_S", 0.5)
+    lost = await lose_what_the_sink_has(replicator, broker)
+    await lost.sinks.stand("one", lost.first)
+    with pytest.raises(PgfloError) as told:
+        await replicator.run(once=True, confirm_after="sink")
+    assert told.value.kind is errors.SLOT_AHEAD

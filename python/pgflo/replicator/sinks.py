@@ -9,6 +9,7 @@ it holds everything back until it comes or is removed by `pgflo drop`.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -79,6 +80,19 @@ class Sinks:
     def position(self) -> tuple[int, int] | None:
         """The position that every sink has reached; None without sinks."""
         return self.slowest[0] if self.slowest else None
+
+    async def wait_past(self, lsn: int, limit_s: float) -> tuple[tuple[int, int], int] | None:
+        """Give `slowest` as soon as it has committed `lsn`; None when it has not in `limit_s`."""
+        ends_at = time.monotonic() + limit_s
+        await self.look()
+        while (slowest := self.slowest) is not None:
+            if slowest[1] >= lsn:
+                return slowest
+            if time.monotonic() > ends_at:
+                break
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            await self.look()
+        return None
 
     def lane_seq(self, lane: int) -> int:
         """Sequence up to which every sink has applied a copy lane; 0 without sinks."""

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgflo.replicator")
 
+SINKS_TELL_S = 10.0
+"""How long sinks that live may take to tell where they stand after the broker lost it: they come
+back, take over their destination and write their record. Less than a stop may take."""
+
 
 @dataclass(frozen=True, slots=True)
 class StartPoint:
@@ -69,15 +73,18 @@ async def starting_point(broker: Broker, group: Group, last: StoredEnvelope | No
     return StartPoint((header.commit_lsn, header.ordinal), header.end_lsn)
 
 
-def past_the_loss(start: StartPoint, slot_lsn: int, sinks: Sinks) -> StartPoint:
+async def past_the_loss(start: StartPoint, slot_lsn: int, sinks: Sinks) -> StartPoint:
     """Give where to go on when the slot has confirmed more than the change stream holds.
 
     The broker lost the end of the stream. If every registered sink has committed all that the slot
     confirmed, nothing is missing: the chain goes on at the sink that is furthest behind. Otherwise
-    `start` is given back, and the slot's check refuses it.
+    `start` is given back, and the slot's check refuses it. What the sinks told last may be lost as
+    well, so they get time to tell it again.
     """
-    reached = sinks.slowest
-    if slot_lsn <= start.end_lsn or reached is None or reached[1] < slot_lsn:
+    if slot_lsn <= start.end_lsn:
+        return start
+    reached = await sinks.wait_past(slot_lsn, SINKS_TELL_S)
+    if reached is None:
         return start
     position, end_lsn = reached
     log.warning(
@@ -122,7 +129,7 @@ async def connect_source(
         ) as conn:
             there = await slot.state(conn, group.value.slot)
             if there is not None:
-                start = past_the_loss(start, there.confirmed_lsn, sinks)
+                start = await past_the_loss(start, there.confirmed_lsn, sinks)
             found = await check_source(conn, identity, group, start)
             if target_lsn is None:
                 target_lsn = await until_lsn(conn, settings.until, once=settings.once)
