@@ -14,12 +14,16 @@ from tests.fix_property import within_budget
 from tests.property.row_histories import differing, histories
 
 from pgflo.errors import PgfloError
+from pgflo.sinks.postgres.transaction import Applied
 
 if TYPE_CHECKING:
     from tests.fix_agreement import Agreement
     from tests.property.row_histories import History, Op
 
 LONG_EXAMPLES = 2000
+
+FURTHER_UNIQUE_KEYS = frozenset({"second_u_key", "by_index_pkey"})
+"""Unique keys that are not the one by which rows are told apart."""
 
 
 @within_budget(history=histories(), long_examples=LONG_EXAMPLES)
@@ -46,6 +50,11 @@ def test_a_destination_that_differs_ends_the_same_either_way(
     note(f"{differences} {history}")
     epochs = agreement.happen(history, differences)
     fast, slow = (side.apply(epochs) for side in (agreement.fast, agreement.slow))
+    if isinstance(slow, PgfloError) and slow.context.get("constraint") in FURTHER_UNIQUE_KEYS:
+        # A row of the destination alone has a value that one of the source's had for a moment: net
+        # effects never write it. They go on, or stop at the same key.
+        assert isinstance(fast, Applied) or fast.context["constraint"] in FURTHER_UNIQUE_KEYS
+        return
     if isinstance(fast, PgfloError) or isinstance(slow, PgfloError):
         assert isinstance(fast, PgfloError), (fast, slow)
         assert isinstance(slow, PgfloError), (fast, slow)

@@ -17,6 +17,8 @@
 //! - The groups, run in their order (deletes, updates, inserts), leave the rows that replaying the
 //!   changes one by one leaves, or one of their statements fails or reports another count than expected.
 //!   In that case the caller rolls back and replays. Nothing in here is needed for being right.
+//!   One difference is meant: values that a row held only inside the epoch are never written, so that a
+//!   constraint of the destination alone (CHECK, a further unique key) does not see them.
 //! - Whatever the rules do not cover makes the epoch unfit, or its table slow; replay takes it then.
 
 mod emit;
