@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 
 use pgflo_core::envelope::{self as core, Sizes};
-use pgflo_core::error::EnvelopeError;
 use pgflo_core::{CoreError, Lsn, Position};
 use pyo3::prelude::*;
 
@@ -17,16 +16,18 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Runs `work` on the assembler. Never waits for the interpreter while it holds the lock.
+    /// Runs `work` on the core's own object.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut core::Assembler) -> Result<T, CoreError> + Send,
     ) -> PyResult<T> {
-        boundary::run(py, || {
-            let broken = |_| EnvelopeError::Finished("the assembler stopped at an earlier panic");
-            work(&mut *self.inner.lock().map_err(broken)?)
-        })
+        boundary::locked(
+            py,
+            &self.inner,
+            "the assembler stopped at an earlier panic",
+            work,
+        )
     }
 
     fn tell<T: Send>(

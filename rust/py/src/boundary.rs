@@ -4,7 +4,10 @@
 //! no input ends the process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 
+use pgflo_core::CoreError;
+use pgflo_core::error::EnvelopeError;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -27,6 +30,24 @@ where
             "the core panicked: this is a bug of pgflo",
         )),
     }
+}
+
+/// Runs `work` on what a lock guards; never waits for the interpreter while it holds it. `broken` says
+/// what stopped if an earlier call panicked in there.
+pub fn locked<I, T>(
+    py: Python<'_>,
+    inner: &Mutex<I>,
+    broken: &'static str,
+    work: impl FnOnce(&mut I) -> Result<T, CoreError> + Send,
+) -> PyResult<T>
+where
+    I: Send,
+    T: Send,
+{
+    run(py, || {
+        let mut inner = inner.lock().map_err(|_| EnvelopeError::Finished(broken))?;
+        work(&mut inner)
+    })
 }
 
 /// Bytes that a caller passed in.

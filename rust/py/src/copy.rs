@@ -18,16 +18,14 @@ pub struct CopyPacker {
 }
 
 impl CopyPacker {
-    /// Runs `work` on the packer. Never waits for the interpreter while it holds the lock.
+    /// Runs `work` on the core's own object.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut core::CopyPacker) -> Result<T, EnvelopeError> + Send,
     ) -> PyResult<T> {
-        boundary::run(py, || {
-            let broken = |_| EnvelopeError::Finished("the packer stopped at an earlier panic");
-            work(&mut *self.inner.lock().map_err(broken)?)
-        })
+        let stopped = "the packer stopped at an earlier panic";
+        boundary::locked(py, &self.inner, stopped, |packer| Ok(work(packer)?))
     }
 }
 

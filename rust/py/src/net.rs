@@ -7,7 +7,6 @@ use std::sync::Mutex;
 
 use pgflo_core::CoreError;
 use pgflo_core::apply::{self, Kind, NetStep, Unfit};
-use pgflo_core::error::EnvelopeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -137,16 +136,13 @@ impl NetEffect {
 }
 
 impl NetEffect {
-    /// Runs `work` on the collection. Never waits for the interpreter while it holds the lock.
+    /// Runs `work` on the core's own object.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut apply::Net<Bytes>) -> Result<T, CoreError> + Send,
     ) -> PyResult<T> {
-        boundary::run(py, || {
-            let broken = |_| EnvelopeError::Finished("net effects stopped at an earlier panic");
-            work(&mut *self.0.lock().map_err(broken)?)
-        })
+        boundary::locked(py, &self.0, "net effects stopped at an earlier panic", work)
     }
 }
 

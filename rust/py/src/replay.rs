@@ -8,7 +8,6 @@ use std::ffi::CString;
 use std::sync::Mutex;
 
 use pgflo_core::apply::{self, Call, Conflict, Source};
-use pgflo_core::error::EnvelopeError;
 use pgflo_core::{CoreError, Lsn, Position};
 use pgflo_pump::Pipeline;
 use pyo3::prelude::*;
@@ -123,16 +122,13 @@ impl Replay {
 }
 
 impl Replay {
-    /// Runs `work` on the replay. Never waits for the interpreter while it holds the lock.
+    /// Runs `work` on the core's own object.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut apply::Replay<Bytes>) -> Result<T, CoreError> + Send,
     ) -> PyResult<T> {
-        boundary::run(py, || {
-            let broken = |_| EnvelopeError::Finished("replay stopped at an earlier panic");
-            work(&mut *self.replay.lock().map_err(broken)?)
-        })
+        boundary::locked(py, &self.replay, "replay stopped at an earlier panic", work)
     }
 }
 

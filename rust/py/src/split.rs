@@ -5,13 +5,13 @@
 
 use std::sync::Mutex;
 
+use pgflo_core::CoreError;
 use pgflo_core::apply::split::{self, Route};
-use pgflo_core::error::EnvelopeError;
-use pgflo_core::{CoreError, Lsn, Position};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::boundary::{self, Bytes};
+use crate::replay::position;
 use crate::step::{Relation, described};
 
 /// See the core's `apply::split`.
@@ -91,19 +91,17 @@ impl Splitter {
 }
 
 impl Splitter {
-    /// Runs `work` on the splitter. Never waits for the interpreter while it holds the lock.
+    /// Runs `work` on the core's own object.
     fn with<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut split::Splitter<Bytes>) -> Result<T, CoreError> + Send,
     ) -> PyResult<T> {
-        boundary::run(py, || {
-            let broken = |_| EnvelopeError::Finished("the splitter stopped at an earlier panic");
-            work(&mut *self.inner.lock().map_err(broken)?)
-        })
+        boundary::locked(
+            py,
+            &self.inner,
+            "the splitter stopped at an earlier panic",
+            work,
+        )
     }
-}
-
-const fn position((commit_lsn, ordinal): (u64, u64)) -> Position {
-    Position::new(Lsn(commit_lsn), ordinal)
 }
