@@ -130,3 +130,34 @@ def test_triggers_that_are_switched_off_cost_nothing(changes: Changes, sink: Sin
     assert_equal(changes, sink, "t")
     assert noted(sink) == []
     assert applied.grouped_changes == applied.changes == len(EACH_CHANGE)
+
+
+def test_a_trigger_that_reads_another_table_finds_it_as_it_was_then(
+    changes: Changes, sink: Sink
+) -> None:
+    # GIVEN a trigger that fires for replicas and looks a row of another table up
+    on_both(
+        changes,
+        sink,
+        "CREATE TABLE y (id int PRIMARY KEY, v text);"
+        "INSERT INTO y VALUES (1, 'then'), (2, 'gone');"
+        "CREATE TABLE t (id int PRIMARY KEY, v text)",
+    )
+    sink.target.execute(
+        "CREATE TABLE audit (number serial, op text, v text);"
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+        " INSERT INTO public.audit (op, v) SELECT tg_op, y.v FROM public.y WHERE y.id = new.id;"
+        " RETURN NULL; END$$;"
+        "CREATE TRIGGER note AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION note();"
+        "ALTER TABLE t ENABLE ALWAYS TRIGGER note"
+    )
+    # WHEN that table changes behind the rows that it is looked up for, in the same epoch
+    changes.source.execute(
+        "INSERT INTO t VALUES (1, 'a'), (2, 'b')",
+        "UPDATE y SET v = 'now' WHERE id = 1",
+        "DELETE FROM y WHERE id = 2",
+    )
+    sink.apply(changes.envelopes())
+    # THEN the trigger saw what stood there then
+    assert noted(sink) == [("INSERT", "then"), ("INSERT", "gone")]
+    assert_equal(changes, sink, "t", "y")

@@ -123,7 +123,7 @@ class Dispatcher:
                 self._spreading.finished(),
                 self._shards.keep_level(),
                 self._watch_open(),
-                LockWatch(self._shards.to, self._busy_s, self._report.blocked).run(),
+                LockWatch(self._shards.to, self._shards.busy_s, self._report.blocked).run(),
                 self._watch_final(),
                 stop.wait(),
                 self._shards.failed(),
@@ -214,10 +214,6 @@ class Dispatcher:
             silence_s = time.monotonic() - self._received_at
             if self._shards.has_open and self._shards.is_idle and silence_s > OPEN_LIMIT_S:
                 raise RestMissingError
-
-    def _busy_s(self) -> float:
-        """Give how long the writers have left us without an answer."""
-        return time.monotonic() - self._shards.answered_at if self._shards.under_way else 0.0
 
     async def _watch_final(self) -> None:
         """End where the replicator ended by itself, if the ending asked for lies beyond that."""

@@ -72,5 +72,7 @@ class Shard:
     """What its writer believes."""
     child: Child | None = None
     queue: deque[Sent] = field(default_factory=deque)
+    busy_since: float = 0.0
+    """When it got the oldest step of `queue` to do, by the monotonic clock."""
     is_open: bool = False
     """Its transaction is begun, and no step has been sent that ends it."""

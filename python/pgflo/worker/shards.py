@@ -67,8 +67,6 @@ class Shards:
             self.all.append(Shard(row.shard, row.fence, mark, mark, mark))
         self.under_way: deque[Epoch] = deque()
         """The oldest first."""
-        self.answered_at = time.monotonic()
-        """When an answer came, or the first step after an idle time was sent."""
         self.reached = self._least()
         self.last = self.reached
         """Where what has been sent ends."""
@@ -131,6 +129,11 @@ class Shards:
             self._answered.clear()
             await self._answered.wait()
 
+    def busy_s(self) -> float:
+        """Give how long the slowest writer has left us without an answer; 0 if none owes one."""
+        busy = [shard.busy_since for shard in self.all if shard.queue]
+        return time.monotonic() - min(busy) if busy else 0.0
+
     async def keep_level(self) -> NoReturn:
         """Move rows along that have fallen behind, again and again."""
         while True:
@@ -145,13 +148,9 @@ class Shards:
         if self._is_closing:
             return
         waiting = [shard for shard in self.all if not shard.queue]
-        behind = [
-            shard
-            for shard in waiting
-            if not shard.is_open and shard.sent.position < self._closed.position
-        ]
+        behind = [shard for shard in waiting if not shard.is_open and shard.sent < self._closed]
         sends = [self._nothing(shard, self._closed) for shard in behind]
-        if self.under_way and time.monotonic() - self.answered_at > STUCK_S:
+        if self.under_way and self.busy_s() > STUCK_S:
             sends += [self._nothing(shard, self.last) for shard in waiting if shard.is_open]
         await _together(sends)
 
@@ -205,11 +204,7 @@ class Shards:
     ) -> None:
         """Send to one shard what several lack; it moves the rows of all that are behind."""
         mark = mark_of(cut.last)
-        behind = [
-            other
-            for other in self.all
-            if other is not shard and other.sent.position < mark.position
-        ]
+        behind = [other for other in self.all if other is not shard and other.sent < mark]
         head = Slice(prev, mark.position, mark.end_lsn, True, body is not None, _rows(behind))
         epoch = self._begin(cut, 1)
         frames = [encode(head)] if body is None else [encode(head), body]
@@ -241,8 +236,6 @@ class Shards:
         return self._post(shard, [encode(head)], None, commits=True, mark=mark)
 
     def _begin(self, cut: Cut, waiting: int) -> Epoch:
-        if self.is_idle:
-            self.answered_at = time.monotonic()
         self.last = mark_of(cut.last)
         if not cut.last.transaction_open:
             self._closed = self.last
@@ -272,6 +265,8 @@ class Shards:
             moved = Moved(*shard.sent.position, shard.sent.end_lsn)
             frames.insert(0, encode(moved))
         is_waiting = not shard.queue
+        if is_waiting:
+            shard.busy_since = time.monotonic()
         shard.is_open = not commits
         if commits:
             shard.told = to
@@ -292,7 +287,7 @@ class Shards:
                 ready.set_result(message)
             return
         sent = shard.queue.popleft()
-        self.answered_at = time.monotonic()
+        shard.busy_since = time.monotonic()
         self._changes += message.changes
         for each in sent.moved:
             each.stored = sent.mark

@@ -24,7 +24,8 @@ from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.contention import heals
 from pgflo.sinks.postgres.refusal import label, refusal
 from pgflo.sinks.postgres.refusal import position as position_of
-from pgflo.sinks.postgres.statements import Change, Source, Text, plan
+from pgflo.sinks.postgres.row_search import source_of
+from pgflo.sinks.postgres.statements import Change, Text, plan
 from pgflo.sinks.postgres.truncate import truncate
 from pgflo.source.pump import native_pump
 
@@ -185,13 +186,8 @@ class Applier:
         position = position_of(step)
         table = self._table(relation, position)
         change = Change(shape.op, shape.old, frozenset(shape.unchanged), shape.careful)
-        source = Source(
-            tuple(column.name for column in relation.columns),
-            tuple(number for number, column in enumerate(relation.columns) if column.key),
-            full=relation.replica_identity == "f",
-        )
         try:
-            chosen = plan(change, source, table)
+            chosen = plan(change, source_of(relation), table)
         except PgfloError as error:
             raise _placed(error, position) from None
         try:

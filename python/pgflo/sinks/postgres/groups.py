@@ -22,8 +22,8 @@ from pgflo.sinks.postgres import group_statements
 from pgflo.sinks.postgres.apply import NotAsExpectedError, deallocate
 from pgflo.sinks.postgres.catalog import find_table
 from pgflo.sinks.postgres.connection import failure, kind_of
-from pgflo.sinks.postgres.routes import route, slow_route, source_of
-from pgflo.sinks.postgres.row_search import row_constraint
+from pgflo.sinks.postgres.routes import route, slow_route
+from pgflo.sinks.postgres.row_search import row_constraint, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,12 +89,23 @@ class GroupApplier:
             outcome, relation = self._net.run()
             if outcome == "relation" and relation is not None:
                 self._net.answer(relation.oid, self._learn(relation))
-            elif outcome == "done":
+            elif outcome == "done" and not self._meets_onlookers():
                 self._has_scanned = True
                 return Scan(*self._net.counts(), is_fit=True)
             else:
+                self.drop()
                 changes = sum(body.changes for body in bodies)
                 return Scan(changes, changes, is_fit=False)
+
+    def drop(self) -> None:
+        """Let go of what `scan` collected."""
+        self._has_scanned = False
+        self._net.clear()
+
+    def _meets_onlookers(self) -> bool:
+        """Whether a trigger or rule acts on a change: it may look at any table, as it is then."""
+        met = (self._known.get(oid) for oid in self._net.slow_relations())
+        return any(known is not None and known.table.acts_on_rows for known in met)
 
     def apply(self, bodies: Sequence[Body], after: Position) -> None:
         """Apply what `scan` of the same bodies collected, or scan again if that was used up.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pgflo.sinks.postgres.assignment import ONE, Assignment, KeyColumn, Route
 from pgflo.sinks.postgres.catalog import find_table
+from pgflo.sinks.postgres.row_search import key_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from pgflo import _core
-    from pgflo.sinks.postgres.catalog import Table, UniqueKey
 
 INTEGERS = "integer"
 TEXTS = "text"
@@ -159,7 +159,7 @@ def _find(conn: psycopg.Connection[TupleRow], shape: SourceShape) -> _Found:
         return _Found(shape, f"{shape.schema}.{shape.name}", ())
     row = conn.execute(TREE_QUERY, {"oid": table.oid}).fetchone()
     tree, one_index = row if row is not None else (f"{table.schema}.{table.name}", False)
-    key = _row_key(shape, table) if one_index else None
+    key = key_of_rows(shape.identity, shape.columns, table) if one_index else None
     if key is None or not (key.immediate and (key.not_null or key.primary)):
         return _Found(shape, tree, ())
     if any(operator != ("pg_catalog", "=") for operator in key.operators):
@@ -176,12 +176,6 @@ def _find(conn: psycopg.Connection[TupleRow], shape: SourceShape) -> _Found:
     }
     fits = all(name in spread for name in key.columns)
     return _Found(shape, tree, tuple(shape.columns[name] for name in key.columns) if fits else ())
-
-
-def _row_key(shape: SourceShape, table: Table) -> UniqueKey | None:
-    """Give the key by which statements find rows of this source."""
-    key = table.key_over(shape.identity) if shape.identity else table.row_key()
-    return key if key and all(name in shape.columns for name in key.columns) else None
 
 
 def _same_text(source: KeyColumn, type_oid: int, typmod: int) -> bool:

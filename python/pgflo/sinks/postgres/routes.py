@@ -12,22 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgflo import _core
-from pgflo.sinks.postgres.row_search import Source, row_constraint
+from pgflo.sinks.postgres.row_search import row_constraint, source_of
 
 if TYPE_CHECKING:
     from pgflo.sinks.postgres.catalog import Table
 
 WIDEST_TABLE = 800
 """Columns. A statement names each of them up to twice, and PostgreSQL takes 1,664 expressions."""
-
-
-def source_of(relation: _core.Relation) -> Source:
-    """Describe a relation as its changes arrive."""
-    return Source(
-        tuple(column.name for column in relation.columns),
-        tuple(number for number, column in enumerate(relation.columns) if column.key),
-        full=relation.replica_identity == "f",
-    )
 
 
 def slow_route(relation: _core.Relation) -> _core.Route:

@@ -17,8 +17,9 @@ from pgflo import errors
 from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
+    from pgflo import _core
     from pgflo.sinks.postgres.catalog import Table, UniqueKey
 
 Side = Literal["new", "old", "new_or_old"]
@@ -78,12 +79,27 @@ class Params:
         return Text(query, tuple(self.numbers), tuple(self.types))
 
 
+def source_of(relation: _core.Relation) -> Source:
+    """Describe a relation as its changes arrive."""
+    return Source(
+        tuple(column.name for column in relation.columns),
+        tuple(number for number, column in enumerate(relation.columns) if column.key),
+        full=relation.replica_identity == "f",
+    )
+
+
 def row_constraint(source: Source, table: Table) -> UniqueKey | None:
     """Find the destination's unique key that the source's rows can violate by identity."""
-    if source.full or not source.key:
-        key = table.row_key()
-        return key if key and set(key.columns) <= set(source.columns) else None
-    return table.key_over([source.columns[n] for n in source.key])
+    identity = () if source.full else [source.columns[n] for n in source.key]
+    return key_of_rows(identity, source.columns, table)
+
+
+def key_of_rows(
+    identity: Sequence[str], columns: Collection[str], table: Table
+) -> UniqueKey | None:
+    """Give the key that tells the rows of a source apart: over its identity, else any that does."""
+    key = table.key_over(identity) if identity else table.row_key()
+    return key if key and set(key.columns) <= set(columns) else None
 
 
 def by_operator(

@@ -11,10 +11,10 @@ its own, and only that step is held in memory.
 There are three ways to apply changes, each tried when the one before it did not go as the changes
 say: as net effects, as one statement per change, and as one statement per change that may find
 another row than expected. The last two go body by body, so that what is odd about one change does
-not slow down the others. Where bodies end with a transaction of the source they are committed
-there: a row that is changed again and again would gather its versions in one transaction. All that
-is sound because what came before went as expected, row by row: the careful way would have done the
-same.
+not slow down the others; with several shards a slice is one body. Where bodies end with a
+transaction of the source they are committed there: a row that is changed again and again would
+gather its versions in one transaction. All that is sound because what came before went as expected,
+row by row: the careful way would have done the same.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class Transactions:
                 if self._apply_groups(bodies, scan):
                     return
                 self._undo(is_whole=is_whole)
+            self._groups.drop()
         if len(bodies) == 1:
             self._replay(bodies[0])
             return
