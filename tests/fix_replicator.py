@@ -27,7 +27,7 @@ from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import last_envelope, list_streams, stream_state
 from pgflo.config.settings import NatsSettings, ReplicateSettings, RetrySettings, SourceSettings
 from pgflo.errors import PgfloError
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.fix_postgres import Database
 
     from pgflo.broker.records import GroupRecord, TableRecord
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 LIMIT_S = 60.0
 LOOK_S = 0.02
@@ -45,7 +45,7 @@ RUN = """
 import asyncio, signal, sys
 from pgflo import logs
 from pgflo.config.settings import ReplicateSettings, SourceSettings
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 from pydantic import SecretStr
 import uvloop
 

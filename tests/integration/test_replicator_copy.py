@@ -19,7 +19,7 @@ from pgflo.config.settings import CopySettings
 if TYPE_CHECKING:
     from tests.fix_replicator import Replicator
 
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -36,7 +36,7 @@ def postgres(values: parse.Values) -> None:
 
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
-    from pgflo.worker import run as apply
+    from pgflo.worker.run import run as apply
 
     settings = read.worker(values)
     setproctitle(f"pgflo worker {settings.sink} [{settings.group}]")

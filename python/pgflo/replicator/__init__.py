@@ -21,11 +21,6 @@ the slot is asked from there (`start`). If the slot has confirmed more than the 
 something was lost and the replicator stops. A killed replicator leaves nothing that the next one
 must repair, except an unfinished creation, which is removed, and an interrupted copy, which begins
 again.
+
+Importing this package costs nothing: each copy process imports it, and needs only its own part.
 """
-
-from __future__ import annotations
-
-from pgflo.replicator.progress import CopyProgress, TableProgress
-from pgflo.replicator.run import run
-
-__all__ = ["CopyProgress", "TableProgress", "run"]

@@ -25,9 +25,9 @@ from pgflo.errors import Kind, PgfloError
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask
 from pgflo.replicator.copy_worker import CopyWorker, WorkerGone
 from pgflo.replicator.progress import CopyTally
-from pgflo.replicator.race import all_of, first_of
 from pgflo.replicator.range_queue import RangeQueue
 from pgflo.source.connection import application_name, connect
+from pgflo.supervisor.race import all_of, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -31,12 +31,12 @@ from pgflo.replicator.copy_worker import warm_up
 from pgflo.replicator.creation import Creator
 from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
-from pgflo.replicator.race import first_of
 from pgflo.replicator.retention import Retention
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
 from pgflo.source.connection import application_name, connect, failure
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

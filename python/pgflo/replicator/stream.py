@@ -26,8 +26,8 @@ from pgflo.broker.publisher import ChangePublisher
 from pgflo.broker.topology import create_streams
 from pgflo.errors import PgfloError
 from pgflo.replicator.confirmation import Confirmation
-from pgflo.replicator.race import first_of
 from pgflo.replicator.start import connect_source, starting_point
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from pgflo._core import Envelope
