@@ -27,7 +27,6 @@ from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.replicator import group as groups
 from pgflo.replicator.copy import Copy
-from pgflo.replicator.copy_worker import warm_up
 from pgflo.replicator.creation import Creator
 from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
@@ -36,6 +35,7 @@ from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
 from pgflo.source.connection import application_name, connect, failure
+from pgflo.supervisor.processes import warm_up
 from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ much in each of them. None of it starts a thread."""
 @functools.cache
 def context() -> ForkServerContext:
     """Give the forkserver context. The server starts with the first child and ends with us."""
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(list(PRELOAD))
-    return forkserver
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(list(PRELOAD))
+    return found
+
+
+def warm_up() -> None:
+    """Start the forkserver; what it imports comes in beside our own imports. Returns at once.
+
+    Nothing happens if it runs already.
+    """
+    context()
+    forkserver.ensure_running()
