@@ -109,7 +109,8 @@ class Dispatcher:
         """
         consumer = None
         try:
-            await self._shards.start(self._spreading.writers())
+            watch = LockWatch(self._shards.to, self._shards.busy_s, self._report.blocked)
+            await first_of(self._shards.start(self._spreading.writers()), watch.run())
             epochs, consumer = await self._open(self._shards.reached)
             if self._reached.is_set():
                 return
@@ -123,7 +124,7 @@ class Dispatcher:
                 self._spreading.finished(),
                 self._shards.keep_level(),
                 self._watch_open(),
-                LockWatch(self._shards.to, self._shards.busy_s, self._report.blocked).run(),
+                watch.run(),
                 self._watch_final(),
                 stop.wait(),
                 self._shards.failed(),

@@ -88,6 +88,8 @@ class Shards:
         for shard in (self.all[number] for number in numbers):
             ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
             begun.append(ready)
+            shard.busy_since = time.monotonic()
+            shard.is_starting = True
             shard.child = await Child.start(
                 f"writer {shard.number}",
                 writer.main,
@@ -131,7 +133,7 @@ class Shards:
 
     def busy_s(self) -> float:
         """Give how long the slowest writer has left us without an answer; 0 if none owes one."""
-        busy = [shard.busy_since for shard in self.all if shard.queue]
+        busy = [shard.busy_since for shard in self.all if shard.queue or shard.is_starting]
         return time.monotonic() - min(busy) if busy else 0.0
 
     async def keep_level(self) -> NoReturn:
@@ -324,6 +326,7 @@ class Shards:
             raise PgfloError(
                 errors.GROUP_SUPERSEDED, "another worker has begun another incarnation here"
             )
+        shard.is_starting = False
         shard.fence = ready.fence
         shard.stored = shard.sent = shard.told = Mark(
             (ready.commit_lsn, ready.ordinal), ready.end_lsn
