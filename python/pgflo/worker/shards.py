@@ -74,6 +74,8 @@ class Shards:
         """Called whenever a writer has answered."""
         self.on_reached: Callable[[Reached], None] = lambda _: None
         """Called when all shards have committed more."""
+        self.on_moved: Callable[[], None] = lambda: None
+        """Called when rows of some shards have moved."""
         self._closed = self.reached
         """The same, but where no transaction is open."""
         self._trail: deque[tuple[Mark, int, int]] = deque()
@@ -118,6 +120,11 @@ class Shards:
     def is_level(self) -> bool:
         """Whether all rows stand at one position."""
         return len({shard.stored.position for shard in self.all}) == 1
+
+    @property
+    def stored(self) -> list[Mark]:
+        """Where each shard's row stands."""
+        return [shard.stored for shard in self.all]
 
     async def failed(self) -> NoReturn:
         """Raise what ended a writer, as soon as one has ended."""
@@ -299,6 +306,7 @@ class Shards:
             self.under_way.popleft()
         self._answered.set()
         if sent.moved:
+            self.on_moved()
             self._tell_reached()
         self.on_answer()
 
