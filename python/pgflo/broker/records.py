@@ -141,6 +141,15 @@ class TableRecord(Stored):
 
 
 @dataclass(frozen=True)
+class ShardRecord:
+    """What one shard of a sink has committed."""
+
+    commit_lsn: int
+    ordinal: int
+    end_lsn: int
+
+
+@dataclass(frozen=True)
 class SinkRecord(Stored):
     """A registered sink and how far it is; key `sink.<name>`. The truth is the sink's own row."""
 
@@ -158,7 +167,9 @@ class SinkRecord(Stored):
     updated_at: str = ""
     applied_changes: int = 0
     blocked_by: str = ""
-    """A lock that the destination waits for, and who holds it."""
+    """A lock that the destination waits for, and who holds it; or a standby."""
+    shards: list[ShardRecord] = field(default_factory=list)
+    """In the order of their numbers, if there are several; the sink is where the smallest is."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
+from pgflo.worker.lock_watch import watched
 from pgflo.worker.report import Report
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import is_copied, is_described, source_table
@@ -167,7 +168,7 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
-        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
+        await watched(self._to, lambda: self._start_streaming(view.group.start_lsn), report)
         return view, report
 
     async def _wait_described(self, group_view: GroupView) -> View:
@@ -194,7 +195,7 @@ class Worker:
                 )
                 return has_begun, tables_through_root(conn, tables)
 
-        has_begun, through_root = await asyncio.to_thread(work)
+        has_begun, through_root = await watched(self._to, work, self._report)
         self._to = replace(self._to, through_root=through_root)
         self._has_taken_over = True
         log.info(
