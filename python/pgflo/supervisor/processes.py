@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 PRELOAD = (
     "uvloop",
     "pgflo.replicator.copy_process",
-    "pgflo.source.snapshot",
     "pgflo.worker.copy_writer",
     "pgflo.worker.writer",
 )
