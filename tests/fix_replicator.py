@@ -422,6 +422,15 @@ def _add_changes(group: StoredGroup, data: bytes) -> None:
         assert (header.commit_lsn, header.ordinal) == (commit_lsn, ordinal)
 
 
+def _as_text(table: TableRecord, header: _core.Header, data: bytes) -> list[bytes]:
+    """Give the rows of a whole attempt as lines of COPY's text format."""
+    if header.binary:
+        converter = _core.BinaryToText([column.type_oid for column in table.columns])
+        data = converter.feed(data)
+        converter.finish()
+    return data.splitlines()
+
+
 def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:
     attempts: dict[tuple[int, int, int], list[bytes]] = {}
     complete: dict[tuple[int, int], list[bytes]] = {}
@@ -434,7 +443,7 @@ def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:
         if header.part_no == 0:
             group.attempts.setdefault(key[:2], []).append(header.attempt)
         if header.final:
-            rows = b"".join(parts).splitlines()
+            rows = _as_text(group.tables[header.relation_oid], header, b"".join(parts))
             assert len(rows) == header.total_rows
             complete.setdefault(key[:2], rows)
     for oid, table in group.tables.items():

@@ -163,6 +163,9 @@ class Header:
     def final(self) -> bool:
         """Copy: whether this is the last envelope of its attempt."""
     @property
+    def binary(self) -> bool:
+        """Copy: whether the rows are those of COPY's binary format."""
+    @property
     def rows(self) -> int:
         """Copy: rows counted in this envelope; the sum over an attempt is `total_rows`."""
     @property
@@ -307,8 +310,12 @@ class CopyPacker:
         *,
         target_body_bytes: int,
         max_body_bytes: int,
+        binary: bool = False,
     ) -> CopyPacker:
-        """Start an attempt. Raises `EnvelopeError` as `Assembler` does."""
+        """Start an attempt. Raises `EnvelopeError` as `Assembler` does.
+
+        `binary`: the format of its rows, for the header; they are packed unread in either.
+        """
     def feed(self, rows: Buffer, row_count: int) -> list[bytes]:
         """Take `row_count` whole rows, give the envelopes that reached `target_body_bytes` of body.
 

@@ -259,6 +259,12 @@ TABLE_UNSUPPORTED = Kind(
     Retry.OPERATOR,
     "Leave it out with --exclude-tables: only permanent tables are written to the WAL.",
 )
+TABLE_WITHOUT_BINARY_FORM = Kind(
+    "source.table_without_binary_form",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Leave --copy-format at auto: such tables travel as text, the others in binary.",
+)
 TABLE_NO_RIGHT = Kind(
     "source.table_no_right",
     Exit.PREFLIGHT,

@@ -227,20 +227,20 @@ def test_a_range_is_committed_with_its_row_in_the_ledger_or_not_at_all(target: D
     to, incarnation = destination(target), uuid.uuid4()
     begin(to, table("a", "n", "v"), incarnation=incarnation)
     wanted = Range(1, START, 0, 1)
-    into = Target("public", "a", ("n", "v"), START)
+    into = Target("public", "a", ("n", "v"), START, (23, 25), takes_binary=True)
     with to.connect("copy0") as conn:
         ranges = RangeCopy(conn, to, incarnation)
-        ranges.begin(wanted, into)
+        ranges.begin(wanted, into, is_binary=False)
         ranges.write(memoryview(b"1\tone\n2\ttw"))
         ranges.abandon()
         assert not ranges.is_known(wanted)
-        ranges.begin(wanted, into)
+        ranges.begin(wanted, into, is_binary=False)
         ranges.write(memoryview(b"1\tone\n2\ttw"))
         ranges.write(memoryview(b"o\n"))
         ranges.commit(2)
         assert ranges.is_known(wanted)
         other = Range(1, START, 1, 1)
-        ranges.begin(other, into)
+        ranges.begin(other, into, is_binary=False)
         ranges.write(memoryview(b"3\tthree\n"))
         with pytest.raises(PgfloError, match="2 rows were read, 1 arrived") as refused:
             ranges.commit(2)
@@ -254,7 +254,11 @@ def test_a_superseded_copy_writer_commits_nothing(target: Database) -> None:
     begin(to, table("a", "n"), incarnation=incarnation)
     with to.connect("copy0") as conn:
         ranges = RangeCopy(conn, to, incarnation)
-        ranges.begin(Range(1, START, 0, 1), Target("public", "a", ("n",), START))
+        ranges.begin(
+            Range(1, START, 0, 1),
+            Target("public", "a", ("n",), START, (23,), takes_binary=True),
+            is_binary=False,
+        )
         ranges.write(memoryview(b"1\n"))
         other = destination(target)
         with other.connect("prepare") as taking:

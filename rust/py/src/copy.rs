@@ -34,11 +34,12 @@ impl CopyPacker {
 impl CopyPacker {
     #[new]
     #[pyo3(signature = (
-        incarnation, relation_oid, snapshot_lsn, range_no, attempt, *, target_body_bytes, max_body_bytes
+        incarnation, relation_oid, snapshot_lsn, range_no, attempt, *,
+        target_body_bytes, max_body_bytes, binary = false
     ))]
     #[expect(
         clippy::too_many_arguments,
-        reason = "two of them are named, the rest is the range's name"
+        reason = "three of them are named, the rest is the range's name"
     )]
     fn new(
         py: Python<'_>,
@@ -49,6 +50,7 @@ impl CopyPacker {
         attempt: u32,
         target_body_bytes: usize,
         max_body_bytes: usize,
+        binary: bool,
     ) -> PyResult<Self> {
         let snapshot_lsn = Lsn(snapshot_lsn);
         let fields = CopyFields {
@@ -56,6 +58,7 @@ impl CopyPacker {
             snapshot_lsn,
             range_no,
             attempt,
+            is_binary: binary,
             ..CopyFields::default()
         };
         let sizes = boundary::run(py, || Sizes::new(target_body_bytes, max_body_bytes))?;
