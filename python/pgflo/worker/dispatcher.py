@@ -20,7 +20,7 @@ from pgflo import _core, errors
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.topology import last_envelope, locate
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.supervisor.race import first_of
 from pgflo.worker.endings import goal_lsn
 from pgflo.worker.epochs import Epochs
 from pgflo.worker.lock_watch import LockWatch

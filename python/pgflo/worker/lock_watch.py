@@ -17,8 +17,8 @@ import psycopg
 import structlog
 
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres.lock_waits import LockWait, StandbyWait, lock_waits, standby_waits
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,11 +27,11 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
-from pgflo.worker.child import warm_up
+from pgflo.supervisor.processes import warm_up
+from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView

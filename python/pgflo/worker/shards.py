@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pgflo import errors
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.supervisor.race import first_of
 from pgflo.worker import writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Done, Moved, Ready, Slice, Step, encode

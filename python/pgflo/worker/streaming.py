@@ -20,10 +20,10 @@ import structlog
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.placement import Placement
+from pgflo.supervisor.race import first_of
 from pgflo.worker.dispatcher import Dispatcher
 from pgflo.worker.lock_watch import watched
 from pgflo.worker.shards import Shards
