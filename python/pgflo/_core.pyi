@@ -324,6 +324,28 @@ class CopyPacker:
     def bytes(self) -> int:
         """Bytes of rows fed."""
 
+@final
+class BinaryToText:
+    """Turns rows of COPY's binary format into rows of its text format.
+
+    Text is what COPY writes under the settings that pgflo pins; a float's may differ in its digits,
+    and reads back as the same number.
+    """
+
+    def __new__(cls, type_oids: list[int]) -> BinaryToText:
+        """Begin a range of columns of these types; `EnvelopeError` if one has no known form."""
+    def feed(self, part: Buffer) -> bytes:
+        """Take the next part, cut wherever it is; give the rows that are whole now.
+
+        Raises `DecodeError` where the bytes are no binary COPY of such columns. Memory: the part
+        twice, and one row.
+        """
+    def finish(self) -> None:
+        """Raise `DecodeError` unless the range ended as a binary COPY does."""
+
+def has_binary_form(type_oids: list[int]) -> bool:
+    """Whether `BinaryToText` knows all these types."""
+
 _Cell: TypeAlias = tuple[Literal["n", "u", "t", "b"], bytes | None]
 """A column of a tuple: null, unchanged TOAST (both with None), text or binary."""
 
