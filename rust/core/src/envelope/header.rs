@@ -320,6 +320,7 @@ mod tests {
         for (header, what) in cases {
             let mut header = header;
             header.copy.is_final = header.kind == Kind::Copy;
+            header.copy.is_binary = header.kind == Kind::Copy;
             let (_, envelope) = sealed(header, b"");
             assert_eq!(
                 Header::read(&envelope, true),
