@@ -36,7 +36,7 @@ from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
 from pgflo.source.connection import application_name, connect, failure
 from pgflo.source.shared_snapshot import SharedSnapshot, end_holders
-from pgflo.supervisor.processes import warm_up
+from pgflo.supervisor.processes import REPLICATOR_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ async def run(
     free; `progress` hears of the copy at most four times a second. Raises `PgfloError`.
     """
     if settings.mode != "stream":
-        warm_up()
+        warm_up(REPLICATOR_CHILDREN)
     async with AsyncExitStack() as stack:
         broker = await broker_connection.connect(
             settings.nats, name=application_name(settings.group, "replicator")

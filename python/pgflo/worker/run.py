@@ -30,7 +30,7 @@ from pgflo.errors import PgfloError
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
-from pgflo.supervisor.processes import warm_up
+from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
@@ -62,7 +62,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
-    await asyncio.to_thread(warm_up)
+    await asyncio.to_thread(warm_up, WORKER_CHILDREN)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
         record = await first_of(_open_record(broker, settings.group), _none_when(stop))
