@@ -58,6 +58,7 @@ __all__ = [
     "lsn_format",
     "lsn_parse",
     "read_header",
+    "sift",
 ]
 
 VERSION: Final[str]
@@ -174,6 +175,9 @@ class Header:
     def total_rows(self) -> int:
         """Copy: rows of the whole attempt, on its final part only."""
     @property
+    def layout(self) -> int:
+        """Changes and watermarks: number of the layout of the group's tables, as published."""
+    @property
     def body_bytes(self) -> int:
         """Length of the body behind this header."""
 
@@ -232,8 +236,11 @@ class Assembler:
         *,
         target_body_bytes: int = 262144,
         max_body_bytes: int = 917504,
+        layout: int = 0,
     ) -> Assembler:
         """Continue the chain behind an envelope that ended at `position` with `end_lsn`.
+
+        `layout` stands in the header of every envelope that it makes.
 
         Changes at or before `position` are skipped, also in the middle of a transaction. A position
         with an ordinal and `commit_lsn >= end_lsn` lies inside an open transaction, whose rest must
@@ -753,3 +760,11 @@ class Splitter:
         A barrier (a TRUNCATE, a key that moves between shards, a key that cannot be told, a table
         routed as one) must be applied as it came. Begins the next epoch.
         """
+
+def sift(body: Buffer, prev: tuple[int, int], snapshots: dict[int, int]) -> bytes | None:
+    """Leave out of a whole body what the copies of tables hold already. None: there is nothing.
+
+    `snapshots`: by relation OID the consistent point of its copy; what committed before that goes.
+    What stays keeps its position; a TRUNCATE of several tables loses those. The chain stood at
+    `prev`. Cost: about 50 ns per change. Raises `DecodeError` for a malformed body.
+    """

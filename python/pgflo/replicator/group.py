@@ -25,6 +25,8 @@ from pgflo.errors import PgfloError
 from pgflo.source import drop, preflight, slot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import psycopg
 
     from pgflo.broker.connection import Broker
@@ -67,6 +69,17 @@ class Group:
         """Tables whose ranges are not all published."""
         return [table for table in self.tables.values() if not is_finished(table)]
 
+    @property
+    def newest_snapshot_lsn(self) -> int:
+        """Consistent point of the youngest copy among the tables; 0 without copies."""
+        return max((table.snapshot_lsn for table in self.tables.values()), default=0)
+
+    def with_siblings(self, tables: Iterable[TableRecord]) -> list[TableRecord]:
+        """Add the other partitions of their roots: the destination may hold them in one table."""
+        oids = {table.oid for table in tables}
+        roots = {self.tables[oid].root for oid in oids} - {None}
+        return [table for table in self.tables.values() if table.oid in oids or table.root in roots]
+
     async def put_table(self, table: TableRecord) -> None:
         """Write the record of one table. Raises `PgfloError` (GROUP_CHANGED)."""
         revision = await self.record.replace_table(table, self._table_revisions.get(table.oid))
@@ -83,16 +96,22 @@ class Group:
         run = self.value.copy_runs + 1
         await self.put(copy_runs=run)
         for known in self.unfinished:
-            await self._claim(known.oid, run)
+            await self.take_table(
+                known.oid, lambda table: replace(table, run=run, running_ranges=0)
+            )
 
-    async def _claim(self, oid: int, run: int) -> None:
-        while (stored := await self.record.table(oid)) is not None:
-            # Read anew: it may have been written between our first look and now.
-            table = replace(stored[0], run=run, running_ranges=0)
-            revision = await self.record.replace_table(table, stored[1])
-            if revision is not None:
-                self.tables[oid], self._table_revisions[oid] = table, revision
-                return
+    async def take_table(self, oid: int, change: Callable[[TableRecord], TableRecord]) -> None:
+        """Write what `change` makes of a table's record, whoever has written it meanwhile.
+
+        From then on a former replicator, which knows an older revision, writes it no more.
+        """
+        revision = None
+        while revision is None:
+            stored = await self.record.table(oid)
+            table = change(stored[0] if stored else self.tables[oid])
+            revision = await self.record.replace_table(table, stored[1] if stored else None)
+            self.tables[oid] = table
+        self._table_revisions[oid] = revision
 
 
 def is_finished(table: TableRecord) -> bool:

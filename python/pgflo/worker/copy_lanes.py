@@ -209,9 +209,11 @@ class CopyLanes:
         view = await self._view.wait(lambda _: True)
         untold, self._untold = self._untold, set()
         for oid in untold & set(view.tables):
-            ranges = self._done.get((oid, view.tables[oid].snapshot_lsn), {})
+            snapshot_lsn = view.tables[oid].snapshot_lsn
+            ranges = self._done.get((oid, snapshot_lsn), {})
+            rows = sum(ranges.values())
             await self._record.put_copied(
-                CopiedRecord(self._settings.sink, oid, sorted(ranges), sum(ranges.values()))
+                CopiedRecord(self._settings.sink, oid, sorted(ranges), rows, snapshot_lsn)
             )
         await self._report.flush()
 

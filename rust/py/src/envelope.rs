@@ -129,6 +129,11 @@ impl Header {
     }
 
     #[getter]
+    const fn layout(&self) -> u32 {
+        self.0.layout
+    }
+
+    #[getter]
     const fn body_bytes(&self) -> u32 {
         self.0.body_bytes
     }

@@ -64,7 +64,7 @@ mod _core {
     #[pymodule_export]
     use crate::replay::{Replay, Statement};
     #[pymodule_export]
-    use crate::split::Splitter;
+    use crate::split::{Splitter, sift};
     #[pymodule_export]
     const HASH_VERSION: u32 = pgflo_core::apply::split::HASH_VERSION;
     #[pymodule_export]

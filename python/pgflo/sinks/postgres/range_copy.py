@@ -3,8 +3,9 @@
 Upstream: a copy writer process hands over the parts of a lane, one after the other. Downstream:
 COPY … FROM STDIN at the destination.
 Invariant: a range is committed once, with as many rows as the source counted, and only while the
-run and the incarnation stand in the progress row. In any doubt it is rolled back, and an attempt
-that follows does it again. The table's lock comes before the progress row's, as in `prepare`.
+run and the incarnation stand in the progress row, and the range's snapshot in the table's row of
+`copies`. In any doubt it is rolled back, and an attempt
+that follows does it again. The table's lock comes before those of the rows, as in `prepare`.
 """
 
 from __future__ import annotations
@@ -195,14 +196,20 @@ class RangeCopy:
             self._conn.execute("ROLLBACK")
 
     def _hold_run(self, done: Range) -> None:
-        """Keep the progress row ours until the commit."""
+        """Keep the progress row ours, and the table this copy's, until the commit."""
         held = self._conn.execute(
             "SELECT FROM pgflo.progress WHERE group_name = %(group)s AND sink = %(sink)s"
             " AND shard = %(shard)s AND incarnation = %(incarnation)s AND owner = %(owner)s"
             " FOR SHARE",
             {**self._ids(done), "shard": progress.FIRST, "owner": self._to.owner},
         )
-        if held.rowcount != 1:
+        fits = self._conn.execute(
+            "SELECT FROM pgflo.copies WHERE group_name = %(group)s AND sink = %(sink)s"
+            " AND relation_oid = %(oid)s AND incarnation = %(incarnation)s"
+            " AND snapshot_lsn = %(snapshot)s FOR SHARE",
+            self._ids(done),
+        )
+        if held.rowcount != 1 or fits.rowcount != 1:
             raise progress.superseded(self._to)
 
     def _ids(self, wanted: Range) -> dict[str, object]:

@@ -27,6 +27,8 @@
 //!    112     8 snapshot_lsn                                                        x
 //!    120     8 rows                                                                x
 //!    128     8 total_rows (final part only)                                        x
+//!    136     4 layout: of the group's tables when it was
+//!              published                                         x         x
 //! ```
 //!
 //! What a kind does not use is 0. A body that is too large for one envelope comes in `parts` pieces which
@@ -38,7 +40,7 @@ use crate::lsn::{Lsn, Position};
 use crate::pgoutput::cursor::Cursor;
 
 /// Length of a header; the body starts here.
-pub const HEADER_BYTES: usize = 136;
+pub const HEADER_BYTES: usize = 140;
 const MAGIC: [u8; 4] = *b"pgfl";
 const FORMAT: u8 = 1;
 const CHECKSUM_OFFSET: usize = 12;
@@ -94,6 +96,7 @@ impl Header {
         for number in [copy.snapshot_lsn.0, copy.rows, copy.total_rows] {
             bytes.extend(number.to_be_bytes());
         }
+        bytes.extend(self.layout.to_be_bytes());
         bytes
     }
 
@@ -160,6 +163,7 @@ impl Header {
         header.copy.snapshot_lsn = Lsn(cursor.u64()?);
         header.copy.rows = cursor.u64()?;
         header.copy.total_rows = cursor.u64()?;
+        header.layout = cursor.u32()?;
         cursor.finish()?;
         Ok(Ok((header, checksum)))
     }
@@ -206,6 +210,7 @@ mod tests {
             changes: 1,
             part: 8,
             parts: 9,
+            layout: 10,
             ..Header::new(Kind::Changes, *b"0123456789abcdef")
         }
     }
