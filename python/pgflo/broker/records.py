@@ -159,6 +159,9 @@ class SinkRecord(Stored):
     applied_changes: int = 0
     blocked_by: str = ""
     """A lock that the destination waits for, and who holds it."""
+    schema_parts: int = 0
+    """Indexes, constraints and triggers that --target-sync-schema makes."""
+    schema_parts_done: int = 0
 
 
 @dataclass(frozen=True)

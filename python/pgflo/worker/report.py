@@ -75,7 +75,7 @@ class Report:
         return told.commit_lsn, told.ordinal, sum(told.lane_seqs.values())
 
     def phase(self, phase: str) -> None:
-        """Tell what the sink does: preparing, copying, streaming, stopped, done."""
+        """Tell what the sink does: preparing, copying, indexing, streaming, stopped, done."""
         self._change(replace(self._told, phase=phase))
 
     def lane(self, lane: int, seq: int) -> None:
@@ -100,6 +100,12 @@ class Report:
     def blocked(self, by: str) -> None:
         """Tell what the destination waits for: a lock and who holds it; empty when it goes on."""
         self._change(replace(self._told, blocked_by=by))
+
+    def parts(self, total: int, done: int) -> None:
+        """Tell how many indexes, constraints and triggers are made, of so many."""
+        self._change(
+            replace(self._told, phase="indexing", schema_parts=total, schema_parts_done=done)
+        )
 
     async def run(self) -> None:
         """Write the record whenever it changes. Never returns."""

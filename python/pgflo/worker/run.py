@@ -28,6 +28,7 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
+from pgflo.schema import AfterRows, Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
@@ -167,6 +168,9 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
+        if self._settings.schema_source is not None:
+            after_rows = AfterRows(self._to, self._settings.copy_writers, report.parts)
+            await first_of(after_rows.run(), report.run())
         await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
         return view, report
 
@@ -179,6 +183,10 @@ class Worker:
         )
 
     async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
+        if self._settings.schema_source is not None:
+            names = {oid: (table.schema, table.name) for oid, table in view.tables.items()}
+            source = self._settings.schema_source.get_secret_value()
+            await sync_before_rows(self._to, Wanted(source, incarnation, names))
         tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
 
         def work() -> tuple[bool, frozenset[int]]:
