@@ -13,16 +13,15 @@ which the source was in, but not between two shards that stand apart.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
-from pgflo.errors import PgfloError
 from pgflo.replicator.race import all_of
 from pgflo.schema import ledger
 from pgflo.schema.plan import Stage
+from pgflo.sinks.postgres.long_statement import to_its_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +52,6 @@ LONG_S = 5.0
 """A part that takes longer gets a line of the log; of the others one in `TELL_S` does."""
 
 TELL_S = 10.0
-
-CANCEL_AGAIN_S = 1.0
-"""A statement may end just when it is cancelled, and the next one begin."""
 
 
 class AfterRows:
@@ -138,21 +134,3 @@ class AfterRows:
             progress=f"{self._done}/{self._total}",
         )
         self._told_at = now if is_worth_a_line else self._told_at
-
-
-async def to_its_end(
-    conn: psycopg.Connection[TupleRow],
-    call: Callable[..., None],
-    *arguments: Any,  # noqa: ANN401 - those of the call
-) -> None:
-    """Run a call on a connection in a thread; cancelled, it cancels the statement and waits."""
-    work = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            await asyncio.to_thread(conn.cancel)
-            await asyncio.wait([work], timeout=CANCEL_AGAIN_S)
-        with contextlib.suppress(PgfloError):
-            work.result()
-        raise

@@ -75,7 +75,10 @@ class Report:
         return told.commit_lsn, told.ordinal, sum(told.lane_seqs.values())
 
     def phase(self, phase: str) -> None:
-        """Tell what the sink does: preparing, copying, indexing, streaming, stopped, done."""
+        """Tell what the sink does.
+
+        preparing, copying, indexing, analyzing, streaming; stopped, done.
+        """
         self._change(replace(self._told, phase=phase))
 
     def lane(self, lane: int, seq: int) -> None:

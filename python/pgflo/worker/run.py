@@ -30,6 +30,7 @@ from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
 from pgflo.schema import AfterRows, Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
 from pgflo.worker.child import warm_up
@@ -168,11 +169,19 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
-        if self._settings.schema_source is not None:
-            after_rows = AfterRows(self._to, self._settings.copy_writers, report.parts)
-            await first_of(after_rows.run(), report.run())
-        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
+        await first_of(self._complete(view, report), report.run())
         return view, report
+
+    async def _complete(self, view: View, report: Report) -> None:
+        """Do what comes between the last range and the first change, unless it was done before."""
+        if self._settings.schema_source is not None:
+            await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
+        if is_copied(view) and not await asyncio.to_thread(self._is_complete):
+            report.phase("analyzing")
+            largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
+            tables = [source_table(table, copied=True) for table in largest_first]
+            await analyze(self._to, tables, self._settings.copy_writers)
+        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -209,6 +218,10 @@ class Worker:
             "beginning at the group's start" if has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
+
+    def _is_complete(self) -> bool:
+        with self._to.connect("worker") as conn:
+            return progress.is_streaming(conn, self._to)
 
     def _start_streaming(self, start_lsn: int) -> None:
         with self._to.connect("worker") as conn:
