@@ -27,7 +27,7 @@ from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import last_envelope, list_streams, stream_state
 from pgflo.config.settings import NatsSettings, ReplicateSettings, RetrySettings, SourceSettings
 from pgflo.errors import PgfloError
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.fix_postgres import Database
 
     from pgflo.broker.records import GroupRecord, TableRecord
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 LIMIT_S = 60.0
 LOOK_S = 0.02
@@ -45,7 +45,7 @@ RUN = """
 import asyncio, signal, sys
 from pgflo import logs
 from pgflo.config.settings import ReplicateSettings, SourceSettings
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 from pydantic import SecretStr
 import uvloop
 
@@ -78,6 +78,8 @@ class StoredGroup:
     """Of the body that is being put together."""
     copied: dict[str, list[list[bytes | None]]] = field(default_factory=dict)
     """Rows of the copy by table, from the attempts that are complete."""
+    attempts: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    """Attempts that began, by table and range."""
 
     def inserted(self, column: int = 0) -> list[int]:
         """Give the integers in one column of all inserted rows, in commit order."""
@@ -151,6 +153,24 @@ class Replicator:
         for process in self._processes:
             process.kill()
             process.wait()
+
+    def snapshot_sessions(self) -> list[int]:
+        """Give the backends that hold a snapshot of this group."""
+        rows = self.source.rows(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = %s",
+            [f"pgflo_{self.group} snapshot"],
+        )
+        return [pid for (pid,) in rows]
+
+    async def until_published_ranges(self, count: int) -> TableRecord:
+        """Return when the ledger has so many ranges of the only table; give its record then."""
+
+        async def has_some() -> bool:
+            tables = await self.tables()
+            return bool(tables) and tables[0].published_ranges >= count
+
+        await until(has_some, f"{count} ranges published")
+        return (await self.tables())[0]
 
     async def read_back(self) -> StoredGroup:
         """Read everything that the group has in the broker, checking the chain."""
@@ -411,6 +431,8 @@ def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:
         parts = attempts.setdefault(key, [])
         assert header.part_no == len(parts), "a part of an attempt is missing"
         parts.append(data[_core.HEADER_BYTES :])
+        if header.part_no == 0:
+            group.attempts.setdefault(key[:2], []).append(header.attempt)
         if header.final:
             rows = b"".join(parts).splitlines()
             assert len(rows) == header.total_rows

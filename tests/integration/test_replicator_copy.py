@@ -13,27 +13,19 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from tests.fix_replicator import until
 
-from pgflo.broker.records import Phase, TableState
+from pgflo.broker.records import Phase, TableState, run_of
+from pgflo.broker.spans import numbers
 from pgflo.config.settings import CopySettings
+from pgflo.source.drop import drop_group, list_group
 
 if TYPE_CHECKING:
     from tests.fix_replicator import Replicator
 
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 pytestmark = pytest.mark.timeout(300)
 
 SMALL_RANGES = CopySettings(max_workers_per_table=2, max_workers=3, range_bytes=8192 * 16)
-
-
-def snapshot_sessions(replicator: Replicator) -> int:
-    """Count the sessions of the snapshot's holder."""
-    return int(
-        replicator.source.value(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s",
-            [f"pgflo_{replicator.group} snapshot"],
-        )
-    )
 
 
 async def test_a_row_is_either_copied_or_streamed_never_both(replicator: Replicator) -> None:
@@ -240,29 +232,87 @@ async def test_a_lost_snapshot_starts_the_copy_over_as_another_incarnation(
     assert stored.copied_integers("public.t") == list(range(1, 50001))
 
 
-async def test_a_stopped_copy_begins_again_and_its_streams_are_removed(
+BIG_TABLE: tuple[LiteralString, ...] = (
+    "CREATE TABLE t (id int, v text)",
+    "ALTER TABLE t REPLICA IDENTITY FULL",
+    "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
+)
+
+
+async def test_a_killed_replicator_is_followed_by_one_that_copies_only_what_is_left(
     replicator: Replicator,
 ) -> None:
+    # GIVEN a copy that was killed twice, with its processes
     source = replicator.source
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, v text)",
-        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
-    )
-    process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES)
+    source.execute(*BIG_TABLE)
+    known: list[tuple[str, dict[int, int]]] = []
+    for run in (1, 2):
+        process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES)
+        await replicator.until_published_ranges(20 * run)
+        process.kill()
+        process.wait()
+        record, (table,) = await replicator.record(), await replicator.tables()
+        assert record is not None
+        assert record.phase is Phase.COPYING
+        known.append((record.incarnation, dict.fromkeys(numbers(table.published), run)))
+        # Its snapshot and its locks outlive it.
+        assert len(replicator.snapshot_sessions()) == 1
+        source.execute("INSERT INTO t SELECT i, 'later' FROM generate_series(1, 10) i")
+    # WHEN a third one follows
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    # THEN it goes on with the same incarnation, and no range that was published is begun again
+    stored = await replicator.read_back()
+    assert {incarnation for incarnation, _ in known} == {stored.record.incarnation}
+    (table,) = stored.tables.values()
+    assert table.published == [(0, table.ranges)]
+    for _, published in known:
+        for number, run in published.items():
+            latest = max(map(run_of, stored.attempts[table.oid, number]))
+            assert latest <= run, f"range {number} was begun again"
+    assert stored.record.copy_runs == 3
+    # and all rows are there, copied or streamed
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    assert len(stored.inserted()) == 20
+    assert replicator.snapshot_sessions() == []
+    assert stored.record.snapshot is None
 
-    async def copies() -> bool:
-        record = await replicator.record()
-        return record is not None and record.phase is Phase.COPYING
 
-    await until(copies, "copy begun")
-    first = await replicator.record()
+async def test_a_stopped_copy_goes_on_where_it_was(replicator: Replicator) -> None:
+    replicator.source.execute(*BIG_TABLE)
+    running = replicator.start(mode="copy", copying=SMALL_RANGES)
+    await replicator.until_published_ranges(20)
+    await running.stop()
+    (table,) = await replicator.tables()
+    assert table.published_ranges < table.ranges
+    await replicator.run(mode="copy", copying=SMALL_RANGES)
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    again = [n for n in numbers(table.published) if len(stored.attempts[table.oid, n]) > 1]
+    assert again == []
+
+
+async def test_a_snapshot_that_nobody_takes_up_ends_after_its_linger(
+    replicator: Replicator,
+) -> None:
+    replicator.source.execute(*BIG_TABLE)
+    copying = SMALL_RANGES.model_copy(update={"snapshot_linger_s": 0.5})
+    process = replicator.spawn(mode="copy-and-stream", copying=copying)
+    await replicator.until_published_ranges(5)
     process.kill()
     process.wait()
-    # The snapshot and its locks go with the process.
-    await until(lambda: snapshot_sessions(replicator) == 0, "snapshot gone")
-    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
-    stored = await replicator.read_back()
-    assert first is not None
-    assert stored.record.incarnation != first.incarnation
-    assert stored.copied_integers("public.t") == list(range(1, 50001))
-    assert len(await replicator.streams()) == 2
+    await until(lambda: not replicator.snapshot_sessions(), "snapshot gone")
+
+
+async def test_dropping_a_group_ends_the_snapshot_of_its_unfinished_copy(
+    replicator: Replicator,
+) -> None:
+    replicator.source.execute(*BIG_TABLE)
+    process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES)
+    await replicator.until_published_ranges(5)
+    process.kill()
+    process.wait()
+    snapshot = "the snapshot of an unfinished copy"
+    assert snapshot in await list_group(replicator.source.dsn, replicator.group)
+    assert snapshot in await drop_group(replicator.source.dsn, replicator.group)
+    assert replicator.snapshot_sessions() == []
+    assert replicator.objects_at_source() == []

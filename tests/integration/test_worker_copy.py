@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
 
 from pgflo import errors
+from pgflo.broker.records import ATTEMPTS_PER_RUN
 from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
@@ -86,6 +87,27 @@ async def test_broken_attempts_and_repeats_do_not_count(stream: Stream) -> None:
         (0, 3),
         (1, 1),
     ]
+
+
+async def test_parts_of_a_replicator_that_is_gone_break_no_attempt_of_its_successor(
+    stream: Stream,
+) -> None:
+    # GIVEN a whole range and a broken one of the first run, then two ranges of the second one, with
+    # what the first one still had under way between their parts
+    oid = await prepare(stream, ranges=3)
+    first, second = ATTEMPTS_PER_RUN + 1, 2 * ATTEMPTS_PER_RUN + 1
+    late = stream.pack(oid, 1, rows_of(1), ROWS, attempt=first)
+    await stream.publish_range(oid, 0, rows_of(0), ROWS, attempt=first)
+    subject = stream.names.copy_subject(0)
+    for range_no in (1, 2):
+        parts = stream.pack(oid, range_no, rows_of(range_no), ROWS, attempt=second)
+        assert len(parts) >= 2
+        for data in (parts[0], *late[:-1], *parts[1:]):
+            await stream.broker.js.publish(subject, data)
+    await stream.run_to_end(once=True)
+    assert has_all(stream, 3)
+    found = stream.target.rows("SELECT range_no, attempt FROM pgflo.copied_ranges ORDER BY 1")
+    assert found == [(0, first), (1, second), (2, second)]
 
 
 async def test_a_range_that_lost_rows_stops_the_worker(stream: Stream) -> None:

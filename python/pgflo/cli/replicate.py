@@ -44,7 +44,7 @@ def command(values: parse.Values) -> None:
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
     from pgflo.cli.progress import shown
-    from pgflo.replicator import run as publish
+    from pgflo.replicator.run import run as publish
 
     settings = read.replicate(values)
     confirm_restart(values, settings)

@@ -33,11 +33,15 @@ def postgres(values: parse.Values) -> None:
     Needs access to the source only for --target-sync-schema. Without --nats-url the broker is the
     one that `pgflo replicate` of the same group started on this machine.
     """
+    from pgflo.supervisor import processes
+
+    processes.warm_up()  # first of all: the two of us take long to import
+
     from setproctitle import setproctitle
 
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
-    from pgflo.worker import run as apply
+    from pgflo.worker.run import run as apply
 
     settings = read.worker(values)
     setproctitle(f"pgflo worker {settings.sink} [{settings.group}]")

@@ -136,6 +136,14 @@ RANGE_SIZE = Option(
     key="range-size",
     least=8 * 1024,
 )
+SNAPSHOT_LINGER = Option(
+    "snapshot-linger",
+    "How long an unfinished copy's snapshot outlives the replicator.",
+    Type.DURATION,
+    default="10m",
+    section="copy",
+    key="snapshot-linger",
+)
 UNTIL = Option("until", "End at this LSN, or at what is there `now`.", Type.UNTIL)
 ONCE = Option("once", "Drain what is there, then end.", Type.SWITCH)
 RESTART = Option(
@@ -335,7 +343,7 @@ GLOBAL = (CONFIG, VERBOSE, QUIET, LOG_FORMAT, LOG_LEVEL, NO_COLOR, STATE_DIR)
 SOURCE_SERVER = (SOURCE, HOST, PORT, DBNAME, USER, PASSWORD)
 TABLE_CHOICE = (SCHEMA, TABLES, EXCLUDE_TABLES)
 MODES = (STREAM, COPY, COPY_AND_STREAM)
-COPYING = (MAX_COPY_WORKERS_PER_TABLE, MAX_COPY_WORKERS, RANGE_SIZE)
+COPYING = (MAX_COPY_WORKERS_PER_TABLE, MAX_COPY_WORKERS, RANGE_SIZE, SNAPSHOT_LINGER)
 ENDING = (UNTIL, ONCE)
 NATS_SERVER = (NATS_URL, NATS_CREDS, NATS_TLS_CA, NATS_TLS_CERT, NATS_TLS_KEY)
 NATS_STORE = (STREAM_MAX_BYTES, STREAM_REPLICAS, RETAIN)

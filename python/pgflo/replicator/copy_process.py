@@ -85,6 +85,8 @@ class RangeReport:
     event: Literal["moved", "done", "broken", "gone", "failed"]
     rows: int = 0
     bytes: int = 0
+    seq: int = 0
+    """Done: sequence of the final part in the copy stream."""
     text: str = ""
     code: str = ""
 
@@ -199,7 +201,8 @@ class _Copier:
             await self._give_up()
             self._pipe.send(RangeReport("broken", text=str(error)))
         else:
-            self._pipe.send(RangeReport("done", rows=packer.rows, bytes=packer.bytes))
+            seq = self._lane.stored_seq
+            self._pipe.send(RangeReport("done", rows=packer.rows, bytes=packer.bytes, seq=seq))
 
     async def _start(self, task: RangeTask) -> None:
         pgconn = self._conn.pgconn

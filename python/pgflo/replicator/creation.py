@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -35,6 +36,7 @@ from pgflo.source.walsender import WalSender
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.record import Record
+    from pgflo.broker.records import SnapshotRecord
     from pgflo.config.settings import ReplicateSettings
     from pgflo.source.catalog import SourceTable, TableSet
 
@@ -42,6 +44,8 @@ log = structlog.get_logger("pgflo.replicator")
 
 DECODING_OPTIONS = {"proto_version": "1", "messages": "true"}
 """Ordinals count what these options send: they never change within an incarnation."""
+
+FIRST_RUN = 1
 
 SNAPSHOT_ATTEMPTS = 5
 """Snapshots to try before giving up against somebody who keeps rewriting tables."""
@@ -72,8 +76,9 @@ class Creator:
     async def create(self, found: Found | None) -> tuple[Group, SnapshotHolder | None]:
         """Make everything; with a copy, the holder of its snapshot comes along, its tables locked.
 
-        `found` is the record that is written over. Raises `PgfloError` of any kind of the source or
-        the broker; what was made then is removed by the next start.
+        The record tells all that there is to know about it; the handle is for ending it. `found` is
+        the record that is written over. Raises `PgfloError` of any kind of the source or the
+        broker; what was made then is removed by the next start.
         """
         async with AsyncExitStack() as stack:
             walsender = await WalSender.open(self._conninfo, self._settings.group)
@@ -88,15 +93,17 @@ class Creator:
                     self._names.publication,
                     self._names.insert_publication,
                 )
-            holder, start_lsn = await self._take_snapshot(walsender)
+            holder, snapshot, start_lsn = await self._take_snapshot(walsender)
             if holder is not None:
                 stack.push_async_callback(holder.stop)
-            await self._describe(group, holder, start_lsn)
+            await self._describe(group, snapshot)
             await group.put(
                 phase=Phase.COPYING if self._copies else Phase.STREAMING,
                 publications=publications,
                 start_lsn=start_lsn,
                 tables=sorted(self._tables),
+                copy_runs=FIRST_RUN,
+                snapshot=snapshot,
             )
             log.info(
                 "group created",
@@ -134,45 +141,57 @@ class Creator:
             phase=Phase.CREATING,
         )
         revision = await self._record.put_group(value, found.revision if found else None)
-        return Group(self._record, self._names, value, revision, {})
+        # What a former incarnation left is written over.
+        left = await self._record.tables_with_revisions() if found else {}
+        revisions: dict[int, tuple[TableRecord | None, int]] = {
+            oid: (None, seen) for oid, (_, seen) in left.items()
+        }
+        return Group(self._record, self._names, value, revision, revisions)
 
-    async def _take_snapshot(self, walsender: WalSender) -> tuple[SnapshotHolder | None, int]:
+    async def _take_snapshot(
+        self, walsender: WalSender
+    ) -> tuple[SnapshotHolder | None, SnapshotRecord | None, int]:
         """Make the slot, and for a copy hold the snapshot that goes with it."""
         for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
-            created = None
-            if self._streams:
-                await slot.drop(self._conn, self._names.slot)
-                created = await slot.create(walsender.connection, self._conn, self._names.slot)
-            if not self._copies:
-                return None, created.consistent_lsn if created else 0
-            holder = await SnapshotHolder.start(
-                self._conninfo,
-                self._settings.group,
-                {oid: (table.schema, table.name) for oid, table in self._tables.items()},
-                created.snapshot if created else None,
-            )
+            holder = SnapshotHolder.spawn() if self._copies else None
             try:
-                await holder.lock()
-            except PgfloError as error:
-                await holder.stop()
-                if error.kind is not errors.TABLE_REWRITTEN or attempt == SNAPSHOT_ATTEMPTS:
+                created = None
+                if self._streams:
+                    await slot.drop(self._conn, self._names.slot)
+                    created = await slot.create(walsender.connection, self._conn, self._names.slot)
+                start_lsn = created.consistent_lsn if created else 0
+                if holder is None:
+                    return None, None, start_lsn
+                await holder.take(
+                    self._conninfo,
+                    self._settings.group,
+                    {oid: (table.schema, table.name) for oid, table in self._tables.items()},
+                    created.snapshot if created else None,
+                    self._settings.copying.snapshot_linger_s,
+                )
+                held = await holder.lock()
+            except BaseException as error:
+                if holder is not None:
+                    await holder.stop()
+                if not _is_rewritten(error) or attempt == SNAPSHOT_ATTEMPTS:
                     raise
-                log.warning("taking another snapshot", cause=error.detail)
+                log.warning("taking another snapshot", cause=str(error))
             else:
-                return holder, created.consistent_lsn if created else holder.lsn
+                held = replace(held, lsn=start_lsn or held.lsn)
+                return holder, held, held.lsn
         raise AssertionError("the last attempt returns or raises")
 
-    async def _describe(self, group: Group, holder: SnapshotHolder | None, start_lsn: int) -> None:
+    async def _describe(self, group: Group, snapshot: SnapshotRecord | None) -> None:
         """Write the record of every table, as the snapshot sees it, with its ranges."""
-        if holder is None:
+        if snapshot is None:
             for table in self._tables.values():
-                await group.put_table(_table_record(table, None, start_lsn))
+                await group.put_table(_table_record(table, None, 0))
             return
         purpose = application_name(self._settings.group, "catalog")
         async with await connect(self._conninfo, purpose=purpose) as conn, conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             await conn.execute(
-                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(holder.snapshot))
+                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot.name))
             )
             # Columns may have changed between the preflight and the snapshot.
             self._tables = await catalog.describe(conn, self._tables)
@@ -183,7 +202,11 @@ class Creator:
                 workers_per_table=self._settings.copying.max_workers_per_table,
             )
         for oid, table in self._tables.items():
-            await group.put_table(_table_record(table, planned[oid], start_lsn))
+            await group.put_table(_table_record(table, planned[oid], snapshot.lsn))
+
+
+def _is_rewritten(error: BaseException) -> bool:
+    return isinstance(error, PgfloError) and error.kind is errors.TABLE_REWRITTEN
 
 
 def _tell(error: PgfloError | psycopg.Error) -> str:
@@ -204,6 +227,7 @@ def _table_record(
         ],
         key=list(table.key),
         identity=table.identity,
+        run=FIRST_RUN,
         state=TableState.WAITING if planned else TableState.READY,
         snapshot_lsn=snapshot_lsn if planned else 0,
         ranges=planned.ranges if planned else 0,

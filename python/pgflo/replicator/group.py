@@ -18,7 +18,7 @@ import structlog
 
 from pgflo import errors
 from pgflo.broker.names import Names
-from pgflo.broker.records import GroupRecord, Phase, TableRecord, TableState
+from pgflo.broker.records import GroupRecord, Phase, TableRecord
 from pgflo.broker.topology import delete_streams
 from pgflo.errors import PgfloError
 from pgflo.source import drop, preflight, slot
@@ -45,13 +45,15 @@ class Group:
         names: Names,
         value: GroupRecord,
         revision: int,
-        tables: dict[int, TableRecord],
+        tables: dict[int, tuple[TableRecord | None, int]],
     ) -> None:
+        """`tables` are what is in the record, with its revisions; None: of another incarnation."""
         self.record = record
         self.names = names
         self.value = value
-        self.tables = tables
+        self.tables = {oid: table for oid, (table, _) in tables.items() if table is not None}
         self._revision = revision
+        self._table_revisions = {oid: revision for oid, (_, revision) in tables.items()}
 
     async def put(self, **changes: Any) -> None:  # noqa: ANN401 - fields of GroupRecord
         """Change fields of the group's record. Raises `PgfloError` (GROUP_CHANGED)."""
@@ -59,16 +61,42 @@ class Group:
         self._revision = await self.record.put_group(value, self._revision)
         self.value = value
 
-    async def put_table(self, table: TableRecord) -> None:
-        """Write the record of one table."""
-        self.tables[table.oid] = table
-        await self.record.put_table(table)
+    @property
+    def unfinished(self) -> list[TableRecord]:
+        """Tables whose ranges are not all published."""
+        return [table for table in self.tables.values() if not is_finished(table)]
 
-    async def finish_tables(self) -> None:
-        """Mark every table ready: there was nothing to copy."""
-        for table in list(self.tables.values()):
-            if table.state is not TableState.READY:
-                await self.put_table(replace(table, state=TableState.READY))
+    async def put_table(self, table: TableRecord) -> None:
+        """Write the record of one table. Raises `PgfloError` (GROUP_CHANGED)."""
+        revision = await self.record.replace_table(table, self._table_revisions.get(table.oid))
+        if revision is None:
+            raise PgfloError(
+                errors.GROUP_CHANGED,
+                f"another process changed the record of table {table.schema}.{table.name}",
+            )
+        self._table_revisions[table.oid] = revision
+        self.tables[table.oid] = table
+
+    async def begin_run(self) -> None:
+        """Make the unfinished tables ours: what a former replicator still writes is refused."""
+        run = self.value.copy_runs + 1
+        await self.put(copy_runs=run)
+        for known in self.unfinished:
+            await self._claim(known.oid, run)
+
+    async def _claim(self, oid: int, run: int) -> None:
+        while (stored := await self.record.table(oid)) is not None:
+            # Read anew: it may have been written between our first look and now.
+            table = replace(stored[0], run=run, running_ranges=0)
+            revision = await self.record.replace_table(table, stored[1])
+            if revision is not None:
+                self.tables[oid], self._table_revisions[oid] = table, revision
+                return
+
+
+def is_finished(table: TableRecord) -> bool:
+    """Whether the broker has all that is copied of a table."""
+    return table.ranges == 0 or table.published_ranges >= table.ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +120,17 @@ def check_mode(value: GroupRecord, mode: str) -> None:
 def needs_new_incarnation(value: GroupRecord) -> bool:
     """Whether a start is unfinished business that cannot be gone on with.
 
-    A group that was being made may lack anything. An interrupted copy has lost its snapshot, and
-    ranges never continue under another one: rows move between them.
+    A group that was being made may lack anything.
     """
-    return value.phase in (Phase.CREATING, Phase.COPYING)
+    return value.phase is Phase.CREATING
 
 
 async def resume(record: Record, found: Found, settings: ReplicateSettings) -> Group:
-    """Go on with a group whose copy, if any, is complete."""
+    """Go on with a group whose tables are known."""
     names = Names(settings.group, uuid.UUID(found.value.incarnation))
-    every = await record.tables()
+    every = await record.tables_with_revisions()
     tables = {oid: every[oid] for oid in found.value.tables if oid in every}
-    group = Group(record, names, found.value, found.revision, tables)
+    group = Group(record, names, found.value, found.revision, dict(tables))
     if found.value.phase is Phase.DONE and found.value.mode != COPY_ONLY:
         await group.put(phase=Phase.STREAMING, final_lsn=None)
     return group

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from pgflo.broker.record import Record

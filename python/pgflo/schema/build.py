@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pgflo.replicator.race import all_of
 from pgflo.schema import ledger
 from pgflo.schema.plan import Stage
 from pgflo.sinks.postgres.long_statement import to_its_end
+from pgflo.supervisor.race import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -108,6 +108,8 @@ def _sinks(snapshot: Snapshot) -> RenderableType:
             seconds(sink.lag_s),
             f"{sink.applied_changes:,}",
         )
+        for number, shard in enumerate(sink.shards):
+            table.add_row(f"  shard {number}", "", shard.end_lsn, size(shard.lag_bytes))
     return table
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pgflo.broker.stored import is_missing
 from pgflo.errors import GROUP_UNKNOWN, PgfloError
-from pgflo.replicator.race import all_of
+from pgflo.supervisor.race import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

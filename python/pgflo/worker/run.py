@@ -27,16 +27,17 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.schema import AfterRows, Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
-from pgflo.worker.child import warm_up
+from pgflo.supervisor.processes import warm_up
+from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
+from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import is_copied, is_described, source_table
@@ -169,7 +170,7 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
-        await first_of(self._complete(view, report), report.run())
+        await watched_task(self._to, self._complete(view, report), report)
         return view, report
 
     async def _complete(self, view: View, report: Report) -> None:
@@ -195,7 +196,8 @@ class Worker:
         if self._settings.schema_source is not None:
             names = {oid: (table.schema, table.name) for oid, table in view.tables.items()}
             source = self._settings.schema_source.get_secret_value()
-            await sync_before_rows(self._to, Wanted(source, incarnation, names))
+            syncing = sync_before_rows(self._to, Wanted(source, incarnation, names))
+            await watched_task(self._to, syncing, self._report)
         tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
 
         def work() -> tuple[bool, frozenset[int]]:
@@ -211,7 +213,7 @@ class Worker:
                 )
                 return has_begun, tables_through_root(conn, tables)
 
-        has_begun, through_root = await asyncio.to_thread(work)
+        has_begun, through_root = await watched(self._to, work, self._report)
         self._to = replace(self._to, through_root=through_root)
         self._has_taken_over = True
         log.info(

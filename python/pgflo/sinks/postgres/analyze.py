@@ -16,10 +16,10 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from pgflo.replicator.race import all_of
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.long_statement import to_its_end
 from pgflo.sinks.postgres.prepare import find_tables
+from pgflo.supervisor.race import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
