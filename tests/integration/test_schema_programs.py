@@ -9,8 +9,8 @@ import pytest
 
 from pgflo import errors
 from pgflo.errors import PgfloError
-from pgflo.schema import Wanted, sync_before_rows
 from pgflo.schema.programs import find_programs
+from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres.connection import Destination
 
 if TYPE_CHECKING:

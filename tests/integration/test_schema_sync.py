@@ -18,7 +18,8 @@ from tests.fix_pipeline import eventually, sorted_dump_digest
 
 from pgflo import errors
 from pgflo.errors import PgfloError
-from pgflo.schema import Wanted, build, sync_before_rows
+from pgflo.schema import build
+from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres.connection import Destination
 
 if TYPE_CHECKING:

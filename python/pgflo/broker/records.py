@@ -214,6 +214,32 @@ class SinkRecord(Stored):
 
 
 @dataclass(frozen=True)
+class SequenceRecord:
+    """Where a sequence of the source stands."""
+
+    schema: str
+    name: str
+    table: tuple[str, str] | None
+    """Schema and name of the table that owns it."""
+    column: str
+    increment: int
+    cycles: bool
+    last_value: int
+    is_called: bool
+    """False: `last_value` is the number that comes next."""
+
+
+@dataclass(frozen=True)
+class SequencesRecord(Stored):
+    """Some of the source's sequences, as they were read together; key `sequences.<chunk>`."""
+
+    incarnation: str
+    lsn: int
+    """Every row that the source had committed by then has its number covered."""
+    sequences: list[SequenceRecord]
+
+
+@dataclass(frozen=True)
 class CopiedRecord(Stored):
     """Which ranges of a table a sink has committed; key `copied.<sink>.<oid>`."""
 

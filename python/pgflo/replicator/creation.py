@@ -28,6 +28,7 @@ from pgflo.broker.records import ColumnRecord, GroupRecord, Phase, TableRecord, 
 from pgflo.broker.topology import create_streams, delete_streams
 from pgflo.errors import PgfloError, describe
 from pgflo.replicator.group import COPY_ONLY, Found, Group
+from pgflo.replicator.sequences import Sequences
 from pgflo.source import catalog, drop, publication, ranges, slot
 from pgflo.source.connection import application_name, connect
 from pgflo.source.snapshot import SnapshotHolder
@@ -97,6 +98,11 @@ class Creator:
             if holder is not None:
                 stack.push_async_callback(holder.stop)
             await self._describe(group, snapshot)
+            # Before anybody copies: a reading after the snapshot covers all that it shows.
+            sequences = Sequences(
+                self._record, str(self._names.incarnation), list(self._tables), self._conninfo
+            )
+            await sequences.tell(self._conn, always=True)
             await group.put(
                 phase=Phase.COPYING if self._copies else Phase.STREAMING,
                 publications=publications,

@@ -31,6 +31,7 @@ from pgflo.replicator.creation import Creator
 from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
 from pgflo.replicator.retention import Retention
+from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
@@ -217,11 +218,17 @@ class Replicator:
         if snapshot is not None:
             copy = Copy(group, self._broker, self._settings, snapshot, sinks, self._progress)
         lanes = max(copy.lanes if copy else 0, group.value.lanes)
+        incarnation, tables = group.value.incarnation, group.value.tables
+        sequences = Sequences(group.record, incarnation, tables, self._conninfo)
         retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
         try:
             ended_lsn = await first_of(
-                self._copy_and_stream(group, copy, sinks), sinks.follow(), retention.run()
+                self._copy_and_stream(group, copy, sinks),
+                sinks.follow(),
+                retention.run(),
+                sequences.run(sinks),
             )
+            await sequences.tell_last()
         finally:
             if snapshot is not None:
                 await snapshot.close()

@@ -8,8 +8,3 @@ After the rows (`build`): keys, then everything else, over several connections.
 Nothing that exists is changed. Each part is made in the transaction that marks it as done, so that
 a crash between any two of them costs nothing, and a part is never made twice.
 """
-
-from pgflo.schema.build import AfterRows
-from pgflo.schema.sync import Wanted, sync_before_rows
-
-__all__ = ["AfterRows", "Wanted", "sync_before_rows"]

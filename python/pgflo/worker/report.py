@@ -77,10 +77,15 @@ class Report:
         told = self._told
         return told.commit_lsn, told.ordinal, sum(told.lane_seqs.values())
 
+    @property
+    def end_lsn(self) -> int:
+        """End of the last commit that is applied."""
+        return self._told.end_lsn
+
     def phase(self, phase: str) -> None:
         """Tell what the sink does.
 
-        preparing, copying, indexing, analyzing, streaming; stopped, done.
+        preparing, copying, indexing, analyzing, streaming; stopping, stopped, done.
         """
         self._change(replace(self._told, phase=phase))
 

@@ -27,7 +27,8 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
-from pgflo.schema import AfterRows, Wanted, sync_before_rows
+from pgflo.schema.build import AfterRows
+from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
@@ -39,6 +40,7 @@ from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
+from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import is_copied, is_described, source_table
 
@@ -135,7 +137,7 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        group_view, report = done
+        group_view, report, sequences = done
         names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
         if group_view.group.mode != "copy":
             streaming = Streaming(
@@ -148,11 +150,12 @@ class Worker:
                 report,
                 whole_only=self._whole_only,
             )
-            await streaming.run(stop)
+            await first_of(streaming.run(stop), sequences.follow())
+        await sequences.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report]:
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Sequences]:
         view = await self._wait_described(group_view)
         incarnation = uuid.UUID(view.group.incarnation)
         await self._take_over(view, incarnation)
@@ -171,7 +174,9 @@ class Worker:
             )
             await first_of(lanes.run(), report.run())
         await watched_task(self._to, self._complete(view, report), report)
-        return view, report
+        sequences = Sequences(self._record, self._to, view.group.incarnation, group_view)
+        await sequences.set()
+        return view, report, sequences
 
     async def _complete(self, view: View, report: Report) -> None:
         """Do what comes between the last range and the first change, unless it was done before."""
