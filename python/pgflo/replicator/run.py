@@ -186,7 +186,10 @@ class Replicator:
                 self._abandoned = found is None and await creator.undo()
                 raise
             self._restart = self._abandoned = False
-            return group, await self._share(group)
+            snapshot = await self._share(group)
+            if snapshot is None and group.value.snapshot is not None:
+                raise PgfloError(errors.COPY_BROKEN, "the snapshot was lost before the copy began")
+            return group, snapshot
 
     async def _resume_copy(
         self, conn: psycopg.AsyncConnection[Any], group: Group
