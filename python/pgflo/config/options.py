@@ -296,6 +296,23 @@ TARGET_NOT_EMPTY = Option(
     key="not-empty",
 )
 
+TARGET_SYNC_SCHEMA = Option(
+    "target-sync-schema",
+    "Bring the tables and what they need from the source, too (by pg_dump).",
+    Type.SWITCH,
+    section="target",
+    key="sync-schema",
+)
+SOURCE_HOST = Option("source-host", "Host or socket directory of the source.")
+SOURCE_PORT = Option("source-port", "Port of the source.", Type.INTEGER, least=1, most=65535)
+SOURCE_DBNAME = Option("source-dbname", "Database of the source.")
+SOURCE_USER = Option("source-user", "Role that reads the source's schema.")
+SOURCE_PASSWORD = Option(
+    "source-password",
+    "Seen in the process list: better .pgpass or PG_FLO_SOURCE_PASSWORD.",
+    Type.HIDDEN,
+)
+
 RETRY_MAX_ATTEMPTS = Option(
     "retry-max-attempts",
     "Give up after so many attempts; 0: never while streaming.",
@@ -348,7 +365,24 @@ TARGET_SERVER = (
     TARGET_USER,
     TARGET_PASSWORD,
 )
-APPLYING = (SINK, SHARDS, EPOCH_BYTES, BATCH_SIZE, COPY_WRITERS, TARGET_NOT_EMPTY)
+APPLYING = (
+    SINK,
+    SHARDS,
+    EPOCH_BYTES,
+    BATCH_SIZE,
+    COPY_WRITERS,
+    TARGET_NOT_EMPTY,
+    TARGET_SYNC_SCHEMA,
+)
+SCHEMA_SOURCE = (
+    SOURCE,
+    SOURCE_HOST,
+    SOURCE_PORT,
+    SOURCE_DBNAME,
+    SOURCE_USER,
+    SOURCE_PASSWORD,
+)
+"""The source as a worker names it, for --target-sync-schema alone."""
 RETRIES = (RETRY_MAX_ATTEMPTS, RETRY_INITIAL_WAIT, RETRY_MAX_WAIT)
 
 REPLICATING = (
@@ -365,7 +399,15 @@ REPLICATING = (
 )
 """What a replicator reads, besides the group."""
 
-WORKING = (*TARGET_SERVER, *APPLYING, *ENDING, *NATS_SERVER, *NATS_STORE, *RETRIES)
+WORKING = (
+    *TARGET_SERVER,
+    *APPLYING,
+    *SCHEMA_SOURCE,
+    *ENDING,
+    *NATS_SERVER,
+    *NATS_STORE,
+    *RETRIES,
+)
 """What a worker reads, besides the group."""
 
 ALL: tuple[Option, ...] = tuple(

@@ -149,6 +149,8 @@ class WorkerSettings(Settings):
     shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
+    schema_source: SecretStr | None = None
+    """Connection string of the source, from which the tables are brought; None: they are there."""
     once: bool = False
     until: Until | None = None
     state_dir: Path

@@ -33,6 +33,7 @@ from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
 from pgflo.replicator.renewal import renew
 from pgflo.replicator.retention import Retention
+from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
@@ -187,7 +188,10 @@ class Replicator:
                 self._abandoned = found is None and await creator.undo()
                 raise
             self._restart = self._abandoned = False
-            return group, await self._share(group)
+            snapshot = await self._share(group)
+            if snapshot is None and group.value.snapshot is not None:
+                raise PgfloError(errors.COPY_BROKEN, "the snapshot was lost before the copy began")
+            return group, snapshot
 
     async def _resume_copy(
         self, conn: psycopg.AsyncConnection[Any], group: Group
@@ -241,11 +245,17 @@ class Replicator:
         if snapshot is not None:
             copy = Copy(group, self._broker, self._settings, snapshot, sinks, self._progress)
         lanes = max(copy.lanes if copy else 0, group.value.lanes)
+        incarnation, tables = group.value.incarnation, group.value.tables
+        sequences = Sequences(group.record, incarnation, tables, self._conninfo)
         retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
         try:
             ended_lsn = await first_of(
-                self._copy_and_stream(group, copy, sinks), sinks.follow(), retention.run()
+                self._copy_and_stream(group, copy, sinks),
+                sinks.follow(),
+                retention.run(),
+                sequences.run(sinks),
             )
+            await sequences.tell_last()
         finally:
             if snapshot is not None:
                 await snapshot.close()

@@ -97,6 +97,9 @@ class SinkLook:
     applied_changes: int
     blocked_by: str
     """A lock at the destination and who holds it, or a standby; empty while it goes on."""
+    schema_parts: int
+    """Indexes, constraints and triggers that are made after the rows."""
+    schema_parts_done: int
     updated_at: str
     shards: list[ShardLook]
     """Empty when there is one: it is where the sink is."""
@@ -210,6 +213,8 @@ async def _sink(
         lag_s=await _lag_s(broker, names, sink) if current else None,
         applied_changes=sink.applied_changes,
         blocked_by=sink.blocked_by if current else "",
+        schema_parts=sink.schema_parts if current else 0,
+        schema_parts_done=sink.schema_parts_done if current else 0,
         updated_at=sink.updated_at,
         shards=[
             ShardLook(

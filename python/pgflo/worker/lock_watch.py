@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psycopg
 import structlog
@@ -21,7 +21,7 @@ from pgflo.sinks.postgres.lock_waits import LockWait, StandbyWait, lock_waits, s
 from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.worker.report import Report
@@ -137,12 +137,18 @@ class LockWatch:
 
 async def watched(to: Destination, work: Callable[[], T], report: Report | None) -> T:
     """Run in a thread what may wait at the destination; say for whom, if it takes long."""
+    return await watched_task(to, asyncio.to_thread(work), report)
+
+
+async def watched_task(
+    to: Destination, running: Coroutine[Any, Any, T], report: Report | None
+) -> T:
+    """Do the same for what runs in threads of its own."""
     began_at = time.monotonic()
 
     def busy_s() -> float:
         return time.monotonic() - began_at
 
-    running = asyncio.to_thread(work)
     if report is None:  # the sink is not registered yet: only the log is told
         done: T = await first_of(running, LockWatch(to, busy_s, lambda _: None).run())
     else:

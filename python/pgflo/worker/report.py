@@ -77,8 +77,16 @@ class Report:
         told = self._told
         return told.commit_lsn, told.ordinal, sum(told.lane_seqs.values())
 
+    @property
+    def end_lsn(self) -> int:
+        """End of the last commit that is applied."""
+        return self._told.end_lsn
+
     def phase(self, phase: str) -> None:
-        """Tell what the sink does: preparing, copying, streaming, stopped, done."""
+        """Tell what the sink does.
+
+        preparing, copying, indexing, analyzing, streaming; stopping, stopped, done.
+        """
         self._change(replace(self._told, phase=phase))
 
     def lane(self, lane: int, seq: int) -> None:
@@ -109,6 +117,12 @@ class Report:
     def blocked(self, by: str) -> None:
         """Tell what the destination waits for, and for whom; empty when it goes on."""
         self._change(replace(self._told, blocked_by=by))
+
+    def parts(self, total: int, done: int) -> None:
+        """Tell how many indexes, constraints and triggers are made, of so many."""
+        self._change(
+            replace(self._told, phase="indexing", schema_parts=total, schema_parts_done=done)
+        )
 
     async def run(self) -> None:
         """Write the record whenever it changes. Never returns."""

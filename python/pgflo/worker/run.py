@@ -27,7 +27,10 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
+from pgflo.schema.build import AfterRows
+from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
 from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
@@ -35,8 +38,9 @@ from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
-from pgflo.worker.lock_watch import watched
+from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
+from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import (
     copies,
@@ -142,7 +146,7 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        group_view, report = done
+        group_view, report, sequences = done
         names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
         if group_view.group.mode != "copy":
             streaming = Streaming(
@@ -155,11 +159,12 @@ class Worker:
                 report,
                 whole_only=self._whole_only,
             )
-            await streaming.run(stop)
+            await first_of(streaming.run(stop), sequences.follow())
+        await sequences.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report]:
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Sequences]:
         view = await self._wait_described(group_view)
         self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
@@ -178,8 +183,21 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
-        await watched(self._to, lambda: self._start_streaming(view.group.start_lsn), report)
-        return view, report
+        await watched_task(self._to, self._complete(view, report), report)
+        sequences = Sequences(self._record, self._to, view.group.incarnation, group_view)
+        await sequences.set()
+        return view, report, sequences
+
+    async def _complete(self, view: View, report: Report) -> None:
+        """Do what comes between the last range and the first change, unless it was done before."""
+        if self._settings.schema_source is not None:
+            await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
+        if is_copied(view) and not await asyncio.to_thread(self._is_complete):
+            report.phase("analyzing")
+            largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
+            tables = [source_table(table, copied=True) for table in largest_first]
+            await analyze(self._to, tables, self._settings.copy_writers)
+        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -190,6 +208,11 @@ class Worker:
         )
 
     async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
+        if self._settings.schema_source is not None:
+            names = {oid: (table.schema, table.name) for oid, table in view.tables.items()}
+            source = self._settings.schema_source.get_secret_value()
+            syncing = sync_before_rows(self._to, Wanted(source, incarnation, names))
+            await watched_task(self._to, syncing, self._report)
         tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
 
         def work() -> tuple[bool, frozenset[int]]:
@@ -213,6 +236,10 @@ class Worker:
             "beginning at the group's start" if has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
+
+    def _is_complete(self) -> bool:
+        with self._to.connect("worker") as conn:
+            return progress.is_streaming(conn, self._to)
 
     def _start_streaming(self, start_lsn: int) -> None:
         with self._to.connect("worker") as conn:
