@@ -115,7 +115,7 @@ class Streaming:
             self._settings,
             shards,
             spreading,
-            self._view.group.start_lsn,
+            self._view.group,
             self._group_view,
             self._report,
             whole_only=self._whole_only,
