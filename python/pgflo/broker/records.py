@@ -123,6 +123,8 @@ class GroupRecord(Stored):
     phase: Phase
     tables: list[int] = field(default_factory=list)
     """OIDs of the group's tables."""
+    joining: list[int] = field(default_factory=list)
+    """OIDs of tables that are being added; nothing is streamed meanwhile."""
     lanes: int = 0
     """Copy lanes that were ever in use."""
     copy_runs: int = 0

@@ -148,7 +148,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
     stream = await _stream(broker, names)
     head_lsn = source.current_lsn if source else stream.end_lsn if stream else None
     sinks = await record.sinks()
-    tables = await record.tables()
+    tables = {oid: table for oid, table in (await record.tables()).items() if oid in group.tables}
     applied = {name: await record.copied(name) for name in sinks}
     return Snapshot(
         group=record.group_name,

@@ -43,7 +43,7 @@ from pgflo.worker.report import Report
 from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import (
-    copies,
+    basis,
     is_copied,
     is_described,
     source_table,
@@ -250,13 +250,13 @@ class Worker:
         raise progress.superseded(self._to)
 
     async def _reborn(self, group_view: GroupView) -> bool:
-        """Return False when the group has another incarnation, or other copies, than at first."""
+        """Return False when the group's incarnation, tables or copies are others than at first."""
         first = await asyncio.shield(self._basis)
-        now = await group_view.wait(lambda now: copies(now) != copies(first))
+        now = await group_view.wait(lambda now: basis(now) != basis(first))
         if now.group.incarnation != first.group.incarnation:
             log.warning("the group was begun anew; so is this sink")
         else:
-            log.info("tables of the group are copied; changes wait meanwhile")
+            log.info("tables joined the group, or are copied anew; changes wait meanwhile")
         return False
 
     async def _say_goodbye(self, phase: str) -> None:

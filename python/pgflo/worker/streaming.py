@@ -117,7 +117,7 @@ class Streaming:
             self._settings,
             shards,
             spreading,
-            self._view.group.start_lsn,
+            self._view.group,
             self._group_view,
             self._report,
             whole_only=self._whole_only,

@@ -33,9 +33,10 @@ def is_described(view: View) -> bool:
     )
 
 
-def copies(view: View) -> tuple[str, dict[int, int]]:
-    """Tell what the destination is made ready for: incarnation, and each table's snapshot."""
-    return view.group.incarnation, {oid: table.snapshot_lsn for oid, table in view.tables.items()}
+def basis(view: View) -> tuple[str, int, dict[int, int]]:
+    """Tell what the destination is made ready for: incarnation, layout, each table's snapshot."""
+    snapshots = {oid: table.snapshot_lsn for oid, table in view.tables.items()}
+    return view.group.incarnation, view.group.layout, snapshots
 
 
 def younger_snapshots(view: View) -> dict[int, int]:
