@@ -259,6 +259,12 @@ TABLE_UNSUPPORTED = Kind(
     Retry.OPERATOR,
     "Leave it out with --exclude-tables: only permanent tables are written to the WAL.",
 )
+TABLE_WITHOUT_BINARY_FORM = Kind(
+    "source.table_without_binary_form",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Leave --copy-format at auto: such tables travel as text, the others in binary.",
+)
 TABLE_NO_RIGHT = Kind(
     "source.table_no_right",
     Exit.PREFLIGHT,
@@ -276,15 +282,15 @@ TABLE_REWRITTEN = Kind(
     "source.table_rewritten",
     Exit.SOURCE,
     Retry.BACKOFF,
-    "The copy starts over with a new snapshot. Keep ALTER TABLE and VACUUM FULL away until "
+    "The copy takes another snapshot. Keep ALTER TABLE and VACUUM FULL away until "
     "`pgflo status` shows that it is done.",
 )
 COPY_BROKEN = Kind(
     "source.copy_broken",
     Exit.SOURCE,
     Retry.BACKOFF,
-    "Look for a terminated session in the source's log; the copy starts over with a new snapshot "
-    "(`pgflo replicate`).",
+    "Look for a terminated session in the source's log; tables that are not finished are copied "
+    "anew, under a new snapshot (`pgflo replicate`).",
 )
 GROUP_MODE = Kind(
     "group.mode",

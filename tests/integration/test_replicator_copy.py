@@ -27,6 +27,9 @@ pytestmark = pytest.mark.timeout(300)
 
 SMALL_RANGES = CopySettings(max_workers_per_table=2, max_workers=3, range_bytes=8192 * 16)
 
+ONE_LANE = SMALL_RANGES.model_copy(update={"max_workers": 1})
+"""The largest table is finished before the next one begins."""
+
 
 async def test_a_row_is_either_copied_or_streamed_never_both(replicator: Replicator) -> None:
     # GIVEN a writer that commits rows one by one, without a break
@@ -205,21 +208,82 @@ async def test_a_copy_process_that_is_killed_costs_its_range_another_attempt(
     assert stored.copied_integers("public.t") == list(range(1, 100001))
 
 
-async def test_a_lost_snapshot_starts_the_copy_over_as_another_incarnation(
+BIG_TABLE: tuple[LiteralString, ...] = (
+    "CREATE TABLE t (id int, v text)",
+    "ALTER TABLE t REPLICA IDENTITY FULL",
+    "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
+)
+
+
+async def test_a_lost_snapshot_has_only_unfinished_tables_copied_again(
+    replicator: Replicator,
+) -> None:
+    # GIVEN a copy whose larger table is finished, and whose other one is not
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE done (id int PRIMARY KEY, v text)",
+        "INSERT INTO done SELECT i, repeat('x', 500) FROM generate_series(1, 60000) i",
+        *BIG_TABLE,
+    )
+    process = replicator.spawn(mode="copy-and-stream", copying=ONE_LANE)
+    await replicator.until_published_ranges(3, "t")
+    # WHEN replicator and holder are killed, rows change meanwhile, and another one follows
+    process.kill()
+    process.wait()
+    before = {table.name: table for table in await replicator.tables()}
+    assert before["done"].published_ranges == before["done"].ranges
+    record = await replicator.record()
+    assert record is not None
+    assert record.snapshot is not None
+    psutil.Process(record.snapshot.pid).kill()
+    await until(lambda: not replicator.snapshot_sessions(), "snapshot gone")
+    source.execute(
+        "INSERT INTO t SELECT i, 'new' FROM generate_series(50001, 50010) i",
+        "DELETE FROM t WHERE id <= 10",
+        "INSERT INTO done SELECT i, 'new' FROM generate_series(60001, 60010) i",
+    )
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    # THEN the incarnation goes on, the finished table stays, the other has a point of its own
+    stored = await replicator.read_back()
+    assert stored.record.incarnation == record.incarnation
+    tables = {table.name: table for table in stored.tables.values()}
+    assert tables["done"].snapshot_lsn == before["done"].snapshot_lsn == stored.record.start_lsn
+    assert tables["t"].snapshot_lsn > stored.record.start_lsn
+    done_oid = tables["done"].oid
+    assert all(run_of(max(stored.attempts[done_oid, n])) == 1 for n in range(tables["done"].ranges))
+    assert stored.copied_integers("public.done") == list(range(1, 60001))
+    assert stored.copied_integers("public.t") == list(range(11, 50011))
+    # and all changes are in the stream: those of `t` before its new point are for sinks to pass
+    # over
+    assert len(stored.inserted()) == 20
+
+
+async def test_a_session_of_the_snapshot_that_ends_costs_no_incarnation(
     replicator: Replicator,
 ) -> None:
     source = replicator.source
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, v text)",
-        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
-    )
+    source.execute(*BIG_TABLE)
     running = replicator.start(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    await replicator.until_published_ranges(1)
+    first = await replicator.record()
+    source.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'pgflo_%snapshot'"
+    )
+    await asyncio.wait_for(running.task, 100)
+    stored = await replicator.read_back()
+    assert first is not None
+    assert stored.record.incarnation == first.incarnation
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    assert len(await replicator.streams()) == 2
 
-    async def copies() -> bool:
-        record = await replicator.record()
-        return record is not None and record.phase is Phase.COPYING
 
-    await until(copies, "copy begun")
+async def test_a_copy_alone_whose_snapshot_is_lost_begins_again(replicator: Replicator) -> None:
+    # Without a stream nothing would bring tables of two snapshots to one point.
+    source = replicator.source
+    source.execute(*BIG_TABLE)
+    running = replicator.start(mode="copy", copying=SMALL_RANGES)
+    await replicator.until_published_ranges(1)
     first = await replicator.record()
     source.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -230,13 +294,7 @@ async def test_a_lost_snapshot_starts_the_copy_over_as_another_incarnation(
     assert first is not None
     assert stored.record.incarnation != first.incarnation
     assert stored.copied_integers("public.t") == list(range(1, 50001))
-
-
-BIG_TABLE: tuple[LiteralString, ...] = (
-    "CREATE TABLE t (id int, v text)",
-    "ALTER TABLE t REPLICA IDENTITY FULL",
-    "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
-)
+    assert len(await replicator.streams()) == 2
 
 
 async def test_a_killed_replicator_is_followed_by_one_that_copies_only_what_is_left(
@@ -289,6 +347,22 @@ async def test_a_stopped_copy_goes_on_where_it_was(replicator: Replicator) -> No
     assert stored.copied_integers("public.t") == list(range(1, 50001))
     again = [n for n in numbers(table.published) if len(stored.attempts[table.oid, n]) > 1]
     assert again == []
+
+
+async def test_a_copy_that_the_broker_lost_before_a_sink_had_it_is_made_again(
+    replicator: Replicator,
+) -> None:
+    source = replicator.source
+    source.execute(*BIG_TABLE)
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    first = (await replicator.read_back()).record
+    source.execute("UPDATE t SET id = -id WHERE id <= 10")
+    await replicator.delete_stream("copy")
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    stored = await replicator.read_back()
+    assert stored.record.incarnation == first.incarnation
+    assert stored.record.layout == first.layout + 1
+    assert stored.copied_integers("public.t") == [*range(-10, 0), *range(11, 50001)]
 
 
 async def test_a_snapshot_that_nobody_takes_up_ends_after_its_linger(

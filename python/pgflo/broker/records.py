@@ -127,6 +127,8 @@ class GroupRecord(Stored):
     """Copy lanes that were ever in use."""
     copy_runs: int = 0
     """How often a replicator has begun to hand out ranges."""
+    layout: int = 0
+    """Grows when tables join or are copied anew; envelopes tell which one they were made under."""
     snapshot: SnapshotRecord | None = None
     """What is held while ranges are left."""
     final_lsn: int | None = None
@@ -247,3 +249,9 @@ class CopiedRecord(Stored):
     oid: int
     ranges: list[int]
     rows: int
+    snapshot_lsn: int = 0
+    """Of the copy that they belong to."""
+
+    def has_all(self, table: TableRecord) -> bool:
+        """Whether that is the whole table."""
+        return self.snapshot_lsn == table.snapshot_lsn and len(self.ranges) >= table.ranges

@@ -180,6 +180,7 @@ def replicate(values: Values) -> s.ReplicateSettings:
             max_workers_per_table=values.get(o.MAX_COPY_WORKERS_PER_TABLE),
             max_workers=values.get(o.MAX_COPY_WORKERS),
             range_bytes=values.get(o.RANGE_SIZE),
+            format=values.get(o.COPY_FORMAT),
             snapshot_linger_s=values.get(o.SNAPSHOT_LINGER),
         ),
         retry=retry(values),

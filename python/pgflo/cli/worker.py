@@ -35,7 +35,8 @@ def postgres(values: parse.Values) -> None:
     """
     from pgflo.supervisor import processes
 
-    processes.warm_up()  # first of all: the two of us take long to import
+    # First of all: the two of us take long to import.
+    processes.warm_up(processes.WORKER_CHILDREN)
 
     from setproctitle import setproctitle
 

@@ -136,6 +136,15 @@ RANGE_SIZE = Option(
     key="range-size",
     least=8 * 1024,
 )
+COPY_FORMAT = Option(
+    "copy-format",
+    "Rows travel in binary where every type of a table allows (auto), must (binary), or as text.",
+    Type.CHOICE,
+    default="auto",
+    section="copy",
+    key="format",
+    choices=("auto", "text", "binary"),
+)
 SNAPSHOT_LINGER = Option(
     "snapshot-linger",
     "How long an unfinished copy's snapshot outlives the replicator.",
@@ -343,7 +352,7 @@ GLOBAL = (CONFIG, VERBOSE, QUIET, LOG_FORMAT, LOG_LEVEL, NO_COLOR, STATE_DIR)
 SOURCE_SERVER = (SOURCE, HOST, PORT, DBNAME, USER, PASSWORD)
 TABLE_CHOICE = (SCHEMA, TABLES, EXCLUDE_TABLES)
 MODES = (STREAM, COPY, COPY_AND_STREAM)
-COPYING = (MAX_COPY_WORKERS_PER_TABLE, MAX_COPY_WORKERS, RANGE_SIZE, SNAPSHOT_LINGER)
+COPYING = (MAX_COPY_WORKERS_PER_TABLE, MAX_COPY_WORKERS, RANGE_SIZE, COPY_FORMAT, SNAPSHOT_LINGER)
 ENDING = (UNTIL, ONCE)
 NATS_SERVER = (NATS_URL, NATS_CREDS, NATS_TLS_CA, NATS_TLS_CERT, NATS_TLS_KEY)
 NATS_STORE = (STREAM_MAX_BYTES, STREAM_REPLICAS, RETAIN)

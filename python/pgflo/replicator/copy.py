@@ -90,6 +90,7 @@ class Copy:
             group.unfinished,
             max_per_table=settings.copying.max_workers_per_table,
             run=group.value.copy_runs,
+            as_text=settings.copying.format == "text",
         )
 
     @property

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from pgflo import errors
+from pgflo._core import has_binary_form
 from pgflo.broker.names import Names
 from pgflo.broker.records import GroupRecord, Phase, TableRecord
 from pgflo.broker.topology import delete_streams
@@ -24,6 +25,8 @@ from pgflo.errors import PgfloError
 from pgflo.source import drop, preflight, slot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import psycopg
 
     from pgflo.broker.connection import Broker
@@ -66,6 +69,17 @@ class Group:
         """Tables whose ranges are not all published."""
         return [table for table in self.tables.values() if not is_finished(table)]
 
+    @property
+    def newest_snapshot_lsn(self) -> int:
+        """Consistent point of the youngest copy among the tables; 0 without copies."""
+        return max((table.snapshot_lsn for table in self.tables.values()), default=0)
+
+    def with_siblings(self, tables: Iterable[TableRecord]) -> list[TableRecord]:
+        """Add the other partitions of their roots: the destination may hold them in one table."""
+        oids = {table.oid for table in tables}
+        roots = {self.tables[oid].root for oid in oids} - {None}
+        return [table for table in self.tables.values() if table.oid in oids or table.root in roots]
+
     async def put_table(self, table: TableRecord) -> None:
         """Write the record of one table. Raises `PgfloError` (GROUP_CHANGED)."""
         revision = await self.record.replace_table(table, self._table_revisions.get(table.oid))
@@ -82,16 +96,22 @@ class Group:
         run = self.value.copy_runs + 1
         await self.put(copy_runs=run)
         for known in self.unfinished:
-            await self._claim(known.oid, run)
+            await self.take_table(
+                known.oid, lambda table: replace(table, run=run, running_ranges=0)
+            )
 
-    async def _claim(self, oid: int, run: int) -> None:
-        while (stored := await self.record.table(oid)) is not None:
-            # Read anew: it may have been written between our first look and now.
-            table = replace(stored[0], run=run, running_ranges=0)
-            revision = await self.record.replace_table(table, stored[1])
-            if revision is not None:
-                self.tables[oid], self._table_revisions[oid] = table, revision
-                return
+    async def take_table(self, oid: int, change: Callable[[TableRecord], TableRecord]) -> None:
+        """Write what `change` makes of a table's record, whoever has written it meanwhile.
+
+        From then on a former replicator, which knows an older revision, writes it no more.
+        """
+        revision = None
+        while revision is None:
+            stored = await self.record.table(oid)
+            table = change(stored[0] if stored else self.tables[oid])
+            revision = await self.record.replace_table(table, stored[1] if stored else None)
+            self.tables[oid] = table
+        self._table_revisions[oid] = revision
 
 
 def is_finished(table: TableRecord) -> bool:
@@ -175,6 +195,8 @@ async def examine(
     names = Names(settings.group, uuid.UUID(int=0))
     slot_name = None if settings.mode == COPY_ONLY else names.slot
     tables, findings = await preflight.examine(conn, settings.source, slot=slot_name)
+    if settings.copying.format == "binary":
+        findings += without_binary_form(tables)
     fatal = [error for error in findings if not (known and error.kind in _ABOUT_TABLES)]
     for finding in findings:
         tell = log.error if finding in fatal else log.warning
@@ -182,6 +204,23 @@ async def examine(
     if fatal:
         raise fatal[0]
     return tables
+
+
+def without_binary_form(tables: TableSet) -> list[PgfloError]:
+    """Name the columns whose type keeps a table from travelling in binary."""
+    found = [
+        (table, [column for column in table.columns if not has_binary_form([column.type_oid])])
+        for table in tables.tables
+    ]
+    return [
+        PgfloError(
+            errors.TABLE_WITHOUT_BINARY_FORM,
+            f"{table} cannot be copied in binary because of "
+            + ", ".join(f"{column.name} ({column.type_name})" for column in columns),
+        )
+        for table, columns in found
+        if columns
+    ]
 
 
 async def refuse_orphan(conn: psycopg.AsyncConnection[Any], settings: ReplicateSettings) -> None:
@@ -204,4 +243,5 @@ _ABOUT_TABLES = (
     errors.TABLE_UNSUPPORTED,
     errors.TABLE_NO_RIGHT,
     errors.TABLE_WITHOUT_IDENTITY,
+    errors.TABLE_WITHOUT_BINARY_FORM,
 )

@@ -26,10 +26,12 @@ from pgflo.broker.records import Phase
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.replicator import group as groups
+from pgflo.replicator.copied import lost_tables
 from pgflo.replicator.copy import Copy
 from pgflo.replicator.creation import Creator
 from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
+from pgflo.replicator.renewal import renew
 from pgflo.replicator.retention import Retention
 from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.sinks import Sinks
@@ -37,13 +39,14 @@ from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
 from pgflo.source.connection import application_name, connect, failure
 from pgflo.source.shared_snapshot import SharedSnapshot, end_holders
-from pgflo.supervisor.processes import warm_up
+from pgflo.supervisor.processes import REPLICATOR_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgflo.broker.connection import Broker
+    from pgflo.broker.records import TableRecord
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.progress import CopyProgress
     from pgflo.source.snapshot import SnapshotHolder
@@ -71,7 +74,7 @@ async def run(
     free; `progress` hears of the copy at most four times a second. Raises `PgfloError`.
     """
     if settings.mode != "stream":
-        warm_up()
+        warm_up(REPLICATOR_CHILDREN)
     async with AsyncExitStack() as stack:
         broker = await broker_connection.connect(
             settings.nats, name=application_name(settings.group, "replicator")
@@ -170,16 +173,15 @@ class Replicator:
             if found is not None and not begins:
                 group = await groups.resume(record, found, settings)
                 groups.tell_new_tables(group, table_set)
-                resumed, snapshot = await self._resume_copy(conn, group)
-                if resumed:
+                is_resumed, snapshot = await self._resume_copy(conn, group)
+                if is_resumed:
                     return group, snapshot
             if found is None:
                 await groups.refuse_orphan(conn, settings)
             else:
                 await groups.discard(conn, self._broker, settings, found)
             creator = Creator(conn, self._broker, record, settings, table_set)
-            if self._holder is not None:
-                await self._holder.stop()
+            await self._end_holder()
             try:
                 group, self._holder = await creator.create(found)
             except (PgfloError, psycopg.Error):
@@ -194,23 +196,45 @@ class Replicator:
     async def _resume_copy(
         self, conn: psycopg.AsyncConnection[Any], group: Group
     ) -> tuple[bool, SharedSnapshot | None]:
-        """Go on with a copy, if there is one; False when its snapshot is lost."""
-        if group.value.phase is not Phase.COPYING:
-            # Of a copy that ended between its last word in the record and this.
-            await end_holders(conn, self._settings.group)
+        """Go on with what is left of a copy, if anything is; False when that cannot be."""
+        again = await lost_tables(self._broker, group)
+        if not again and not group.unfinished:
+            await self._without_copy(conn, group)
             return True, None
-        if not group.unfinished:
+        if not again and (snapshot := await self._share(group)) is not None:
+            await group.begin_run()
+            return True, snapshot
+        if group.value.mode != COPY_ONLY:
+            return True, await self._renew(conn, group, again or group.unfinished)
+        # Nothing would bring tables of two snapshots to one point.
+        log.warning("the snapshot is lost; the copy begins again")
+        return False, None
+
+    async def _without_copy(self, conn: psycopg.AsyncConnection[Any], group: Group) -> None:
+        """Clear away what a copy left that ended between its last words in the record and this."""
+        if group.value.phase is Phase.COPYING:
             await group.put(phase=Phase.STREAMING, snapshot=None)
-            return True, None
-        snapshot = await self._share(group)
-        if snapshot is None:
-            return False, None
-        await group.begin_run()
-        return True, snapshot
+        await end_holders(conn, self._settings.group)
+
+    async def _renew(
+        self, conn: psycopg.AsyncConnection[Any], group: Group, tables: list[TableRecord]
+    ) -> SharedSnapshot | None:
+        """Copy tables anew in this incarnation."""
+        await self._end_holder()
+        self._holder = await renew(
+            conn, self._broker, self._settings, group, group.with_siblings(tables)
+        )
+        return await self._share(group)
+
+    async def _end_holder(self) -> None:
+        if self._holder is not None:
+            await self._holder.stop()
+            self._holder = None
 
     async def _share(self, group: Group) -> SharedSnapshot | None:
+        """Use the snapshot of the unfinished tables, if it is still held."""
         held = group.value.snapshot
-        if held is None:
+        if held is None or any(table.snapshot_lsn != held.lsn for table in group.unfinished):
             return None
         return await SharedSnapshot.open(self._conninfo, self._settings.group, held)
 
@@ -242,9 +266,7 @@ class Replicator:
     async def _copy(self, copy: Copy) -> None:
         """Copy what is left, then let go of the snapshot."""
         await copy.run()
-        if self._holder is not None:
-            await self._holder.stop()
-            self._holder = None
+        await self._end_holder()
         async with await connect(self._conninfo, purpose=self._name("control")) as conn:
             await end_holders(conn, self._settings.group)
 
@@ -299,6 +321,8 @@ class Replicator:
             except psycopg.Error as error:
                 await waits.wait(failure(error, "the source failed"), self._stop)
             except PgfloError as error:
+                if error.kind is errors.BROKER_WENT_BACK:
+                    raise  # and look from the start at what it has of the copy
                 if time.monotonic() - opened_at > CALM_S:
                     waits.calm()
                 await waits.wait(error, self._stop)

@@ -303,4 +303,5 @@ def _assembler(group: Group, broker: Broker, start: StartPoint) -> _core.Assembl
         start.end_lsn,
         target_body_bytes=min(TARGET_BODY_BYTES, max_body_bytes),
         max_body_bytes=max_body_bytes,
+        layout=group.value.layout,
     )

@@ -167,7 +167,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
                 {
                     name: len(of[table.oid].ranges)
                     for name, of in applied.items()
-                    if table.oid in of
+                    if table.oid in of and of[table.oid].snapshot_lsn == table.snapshot_lsn
                 },
             )
             for table in sorted(tables.values(), key=lambda t: (t.schema, t.name))

@@ -21,7 +21,7 @@ from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres.prepare import find_tables
-from pgflo.sinks.postgres.range_copy import Target, copied_ranges
+from pgflo.sinks.postgres.range_copy import Target, copied_ranges, target_of
 from pgflo.supervisor.race import first_of
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
@@ -209,9 +209,11 @@ class CopyLanes:
         view = await self._view.wait(lambda _: True)
         untold, self._untold = self._untold, set()
         for oid in untold & set(view.tables):
-            ranges = self._done.get((oid, view.tables[oid].snapshot_lsn), {})
+            snapshot_lsn = view.tables[oid].snapshot_lsn
+            ranges = self._done.get((oid, snapshot_lsn), {})
+            rows = sum(ranges.values())
             await self._record.put_copied(
-                CopiedRecord(self._settings.sink, oid, sorted(ranges), sum(ranges.values()))
+                CopiedRecord(self._settings.sink, oid, sorted(ranges), rows, snapshot_lsn)
             )
         await self._report.flush()
 
@@ -227,15 +229,7 @@ class CopyLanes:
     def _find_targets(self, tables: list[TableRecord]) -> dict[int, Target]:
         with self._connect() as conn:
             found = find_tables(conn, [source_table(table, copied=True) for table in tables])
-        return {
-            table.oid: Target(
-                found[table.oid].schema,
-                found[table.oid].name,
-                tuple(column.name for column in table.columns),
-                table.snapshot_lsn,
-            )
-            for table in tables
-        }
+        return {table.oid: target_of(table, found[table.oid]) for table in tables}
 
 
 async def _raise(child: Child) -> NoReturn:

@@ -144,6 +144,9 @@ class Dispatcher:
         self._tell_shards()
         self._report.phase("streaming")
         self._goal = await goal_lsn(self._settings, self._broker, self._names)
+        if self._goal is not None:
+            # Before that, tables that were copied later are ahead of the others.
+            self._goal = max(self._goal, *self._shards.to.snapshots.values(), 0)
         self._end_lsn = found.end_lsn
         self._see_goal()
         # A barrier may have been committed inside a source transaction, whose end comes later.

@@ -6,7 +6,7 @@ knowing is stopped by the fence at the destination, before it commits anything.
 
 A life is: wait for the group, take the sink over, copy, stream. Whatever fails and can heal ends
 the life; after a pause the next one begins at what the destination has. A new incarnation of the
-group begins a new life at once.
+group begins a new life at once, and so does another copy of one of its tables.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
-from pgflo.supervisor.processes import warm_up
+from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
@@ -42,7 +42,13 @@ from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
 from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
-from pgflo.worker.tables import is_copied, is_described, source_table
+from pgflo.worker.tables import (
+    copies,
+    is_copied,
+    is_described,
+    source_table,
+    younger_snapshots,
+)
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
@@ -66,7 +72,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
-    await asyncio.to_thread(warm_up)
+    await asyncio.to_thread(warm_up, WORKER_CHILDREN)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
         record = await first_of(_open_record(broker, settings.group), _none_when(stop))
@@ -102,12 +108,15 @@ class Worker:
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
+        self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
+        """What the record said when the destination was made ready for the present life."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Live until stopped, done, or failed for good."""
         backoff = Backoff(self._settings.retry)
         while not stop.is_set():
             view = GroupView(self._record)
+            self._basis = asyncio.get_running_loop().create_future()
             before = self._mark()
             try:
                 is_over = await first_of(
@@ -157,6 +166,7 @@ class Worker:
 
     async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Sequences]:
         view = await self._wait_described(group_view)
+        self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
         await self._take_over(view, incarnation)
         report = self._report = await Report.register(
@@ -221,7 +231,8 @@ class Worker:
                 return has_begun, tables_through_root(conn, tables)
 
         has_begun, through_root = await watched(self._to, work, self._report)
-        self._to = replace(self._to, through_root=through_root)
+        snapshots = younger_snapshots(view)
+        self._to = replace(self._to, through_root=through_root, snapshots=snapshots)
         self._has_taken_over = True
         log.info(
             "beginning at the group's start" if has_begun else "going on where this sink was",
@@ -241,10 +252,13 @@ class Worker:
         raise progress.superseded(self._to)
 
     async def _reborn(self, group_view: GroupView) -> bool:
-        """Return False when the group has another incarnation than at first."""
-        first = await group_view.wait(lambda _: True)
-        await group_view.wait(lambda now: now.group.incarnation != first.group.incarnation)
-        log.warning("the group was begun anew; so is this sink")
+        """Return False when the group has another incarnation, or other copies, than at first."""
+        first = await asyncio.shield(self._basis)
+        now = await group_view.wait(lambda now: copies(now) != copies(first))
+        if now.group.incarnation != first.group.incarnation:
+            log.warning("the group was begun anew; so is this sink")
+        else:
+            log.info("tables of the group are copied; changes wait meanwhile")
         return False
 
     async def _say_goodbye(self, phase: str) -> None:

@@ -33,6 +33,21 @@ def is_described(view: View) -> bool:
     )
 
 
+def copies(view: View) -> tuple[str, dict[int, int]]:
+    """Tell what the destination is made ready for: incarnation, and each table's snapshot."""
+    return view.group.incarnation, {oid: table.snapshot_lsn for oid, table in view.tables.items()}
+
+
+def younger_snapshots(view: View) -> dict[int, int]:
+    """Give the consistent points of copies that are younger than the change stream's start."""
+    start_lsn = view.group.start_lsn
+    return {
+        oid: table.snapshot_lsn
+        for oid, table in view.tables.items()
+        if table.snapshot_lsn > start_lsn
+    }
+
+
 def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
     """Describe a table to the sink."""
     return SourceTable(
@@ -43,6 +58,7 @@ def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
         columns=tuple(column.name for column in table.columns),
         copied=copied,
         bounds=table.bounds,
+        snapshot_lsn=table.snapshot_lsn,
     )
 
 

@@ -115,6 +115,8 @@ class Destination:
     owner: uuid.UUID
     through_root: frozenset[int] = frozenset()
     """Source oids of partitions that this database has not, or has with other bounds."""
+    snapshots: Mapping[int, int] = field(default_factory=dict)
+    """Source oids of tables copied after the stream's start, with their consistent points."""
 
     def connect(self, role: str, *, warn: bool = False) -> psycopg.Connection[TupleRow]:
         """Open an autocommit session with pinned settings; `role` is unique in this run.

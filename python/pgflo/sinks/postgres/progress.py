@@ -13,7 +13,7 @@ The rules that make the effect exactly-once:
 - A transaction with rows moves the row by UPDATE … WHERE fence = mine AND position = where I
   started. No row: somebody else took over, and the transaction must be rolled back.
 - A range's rows are committed together with its row in `copied_ranges`, whose key forbids a
-  second.
+  second, and only while `copies` says that the table is to hold the rows of that snapshot.
 - Who locks several rows does so in the order of their shards, so that nobody waits in a circle.
 - A row that is made has a fence above all that were there, so that no former holder fits it.
 """
@@ -55,6 +55,10 @@ SCHEMA_STATEMENTS = (
     """CREATE TABLE IF NOT EXISTS pgflo.copied_tables (
         group_name text, sink text, destination text, incarnation uuid NOT NULL,
         PRIMARY KEY (group_name, sink, destination)
+    )""",
+    """CREATE TABLE IF NOT EXISTS pgflo.copies (
+        group_name text, sink text, relation_oid bigint, incarnation uuid NOT NULL,
+        snapshot_lsn pg_lsn NOT NULL, PRIMARY KEY (group_name, sink, relation_oid)
     )""",
     """CREATE TABLE IF NOT EXISTS pgflo.assignment (
         group_name text, sink text, shards int NOT NULL, hash_version int NOT NULL,
@@ -102,7 +106,10 @@ class Progress:
 
 def create_schema(conn: psycopg.Connection[TupleRow]) -> None:
     """Create schema `pgflo` and its tables where they are missing; needs CREATE only then."""
-    found = conn.execute("SELECT to_regclass('pgflo.schema_parts') IS NOT NULL").fetchone()
+    found = conn.execute(
+        "SELECT to_regclass('pgflo.copies') IS NOT NULL"
+        " AND to_regclass('pgflo.schema_parts') IS NOT NULL"
+    ).fetchone()
     if found == (True,):
         return
     with conn.transaction():
@@ -201,6 +208,17 @@ def begin_incarnation(
         " AND incarnation <> %(incarnation)s",
         ids,
     )
+
+
+def hold(conn: psycopg.Connection[TupleRow], to: Destination, incarnation: uuid.UUID) -> None:
+    """Keep the rows ours, at this incarnation, until the commit. Raises GROUP_SUPERSEDED."""
+    held = conn.execute(
+        "SELECT FROM pgflo.progress WHERE group_name = %s AND sink = %s AND owner = %s"
+        " AND incarnation = %s ORDER BY shard FOR UPDATE",
+        (to.group, to.sink, to.owner, incarnation),
+    )
+    if held.rowcount == 0:
+        raise superseded(to)
 
 
 def start_streaming(conn: psycopg.Connection[TupleRow], to: Destination, start_lsn: int) -> None:
