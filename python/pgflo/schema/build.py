@@ -16,17 +16,18 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import psycopg
 import structlog
 
 from pgflo.schema import ledger
 from pgflo.schema.plan import Stage
+from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.long_statement import to_its_end
 from pgflo.supervisor.race import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import psycopg
     from psycopg.rows import TupleRow
 
     from pgflo.schema.plan import Part
@@ -46,6 +47,24 @@ def before_rows(conn: psycopg.Connection[TupleRow], to: Destination) -> None:
         ledger.make(conn, to, parts[first : first + PARTS_A_COMMIT])
     if parts:
         log.info("tables made at the destination, and what they need", objects=len(parts))
+
+
+async def tell_unfinished(to: Destination) -> None:
+    """Warn a worker that does not bring the schema of what a former one has left."""
+    left, _ = await asyncio.to_thread(_open_parts, to)
+    if left:
+        log.warning(
+            "indexes, constraints and triggers are missing; --target-sync-schema makes them",
+            parts=len(left),
+        )
+
+
+def _open_parts(to: Destination) -> tuple[list[Part], int]:
+    with to.connect("schema") as conn:
+        try:
+            return ledger.open_parts(conn, to)
+        except psycopg.Error as error:
+            raise failure(error, "cannot read the plan of the schema") from None
 
 
 LONG_S = 5.0
@@ -71,7 +90,7 @@ class AfterRows:
     async def run(self) -> None:
         """Make every part that is left. Raises `PgfloError`; done parts stay done."""
         started_at = time.monotonic()
-        self._waiting, self._done = await asyncio.to_thread(self._open_parts)
+        self._waiting, self._done = await asyncio.to_thread(_open_parts, self._to)
         if not self._waiting:
             return
         count = len(self._waiting)
@@ -82,10 +101,6 @@ class AfterRows:
         await all_of(*(self._lane(number) for number in range(lanes)))
         seconds = round(time.monotonic() - started_at, 1)
         log.info("indexes and constraints made", parts=count, seconds=seconds)
-
-    def _open_parts(self) -> tuple[list[Part], int]:
-        with self._to.connect("schema") as conn:
-            return ledger.open_parts(conn, self._to)
 
     async def _lane(self, number: int) -> None:
         conn = await asyncio.to_thread(ledger.connect, self._to, f"schema{number}")

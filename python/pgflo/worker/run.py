@@ -27,7 +27,7 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
-from pgflo.schema.build import AfterRows
+from pgflo.schema.build import AfterRows, tell_unfinished
 from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.analyze import analyze
@@ -192,6 +192,8 @@ class Worker:
         """Do what comes between the last range and the first change, unless it was done before."""
         if self._settings.schema_source is not None:
             await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
+        else:
+            await tell_unfinished(self._to)
         if is_copied(view) and not await asyncio.to_thread(self._is_complete):
             report.phase("analyzing")
             largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
