@@ -83,6 +83,8 @@ class AfterRows:
         self._tell = tell
         self._waiting: list[Part] = []
         self._working: list[Part] = []
+        self._open: set[int] = set()
+        """Numbers of the parts that wait or are worked on."""
         self._done = self._total = 0
         self._told_at = time.monotonic()
         self._changed = asyncio.Condition()
@@ -93,6 +95,7 @@ class AfterRows:
         self._waiting, self._done = await asyncio.to_thread(_open_parts, self._to)
         if not self._waiting:
             return
+        self._open = {part.number for part in self._waiting}
         count = len(self._waiting)
         self._total = self._done + count
         self._tell(self._total, self._done)
@@ -125,8 +128,7 @@ class AfterRows:
             return None
 
     def _may_begin(self, part: Part) -> bool:
-        open_ = {other.number for other in (*self._waiting, *self._working)}
-        if not open_.isdisjoint(part.after):
+        if not self._open.isdisjoint(part.after):
             return False
         tables = set(part.tables)
         return not any(
@@ -137,6 +139,7 @@ class AfterRows:
     async def _finish(self, part: Part, seconds: float) -> None:
         async with self._changed:
             self._working.remove(part)
+            self._open.remove(part.number)
             self._done += 1
             self._changed.notify_all()
         self._tell(self._total, self._done)
