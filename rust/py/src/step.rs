@@ -3,7 +3,9 @@
 //! Upstream: `pgflo_core::apply::Step`. Downstream: the worker, which answers it.
 
 use pgflo_core::Position;
-use pgflo_core::apply::{self, CONNECTION_FAILURE, Cause, Conflict, Conflicts, Op, Place};
+use pgflo_core::apply::{
+    self, CONNECTION_FAILURE, Cause, Conflict, Conflicts, Op, Place, Presence,
+};
 use pgflo_core::pgoutput::OldKind;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -56,6 +58,7 @@ pub struct Shape {
     old: &'static str,
     unchanged: Py<PyTuple>,
     careful: bool,
+    presence: &'static str,
 }
 
 /// Why `Replay.run` returned.
@@ -249,6 +252,12 @@ fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
         Some(OldKind::Row) => "O",
     };
     let unchanged = PyTuple::new(py, &shape.unchanged)?.unbind();
+    let presence = match shape.presence {
+        Presence::Sure => "",
+        Presence::Maybe => "maybe",
+        Presence::Stays => "stays",
+        Presence::Undecided => "undecided",
+    };
     let (id, relation_oid, careful) = (shape.id, shape.relation_oid, shape.careful);
     Py::new(
         py,
@@ -259,6 +268,7 @@ fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
             old,
             unchanged,
             careful,
+            presence,
         },
     )
 }
