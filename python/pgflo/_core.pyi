@@ -690,9 +690,9 @@ class NetEffect:
     def take(self) -> list[Group]:
         """Give what was collected as statements' worth each, in the order in which to run them.
 
-        Deletes, updates, puts, inserts. Run so, they leave the rows that replay would leave, or one of
-        them fails or does not touch `expected` rows: then roll back and replay. Lets go of bodies
-        and rows. Raises `EnvelopeError` for a value that came in binary.
+        Deletes, updates, puts, inserts. Run so, they leave the rows that replay would leave, or one
+        of them fails or does not touch `expected` rows: then roll back and replay. Lets go of
+        bodies and rows. Raises `EnvelopeError` for a value that came in binary.
         """
     def clear(self) -> None:
         """Let go of bodies and rows."""
@@ -832,8 +832,11 @@ class Routed:
     def columns(self) -> list[tuple[int, str]]:
         """Columns that it gets: number at the source, name here."""
     @property
-    def changes_key(self) -> bool:
-        """Whether a column of the key is transformed."""
+    def transformed(self) -> list[int]:
+        """Numbers of the columns that are transformed."""
+    @property
+    def takes_inserts(self) -> bool:
+        """Whether inserts, and with them copied rows, go there."""
     @property
     def is_certain(self) -> bool:
         """Whether it has exactly the rows that filters pass."""

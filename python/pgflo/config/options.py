@@ -238,6 +238,18 @@ COPY_WRITERS = Option(
     least=1,
     most=256,
 )
+RULES_CONFIG = Option(
+    "rules-config",
+    "File with rules: filters, masks, regular expressions, columns left out.",
+    Type.REFERENCE,
+    metavar="FILE",
+)
+ROUTING_CONFIG = Option(
+    "routing-config",
+    "File with routes: other tables, other columns, several of them.",
+    Type.REFERENCE,
+    metavar="FILE",
+)
 TARGET = Option(
     "target",
     "Destination as URL or connection string, instead of --target-host and so on.",
@@ -331,7 +343,16 @@ TARGET_SERVER = (
     TARGET_USER,
     TARGET_PASSWORD,
 )
-APPLYING = (SINK, SHARDS, EPOCH_BYTES, BATCH_SIZE, COPY_WRITERS, TARGET_NOT_EMPTY)
+APPLYING = (
+    SINK,
+    RULES_CONFIG,
+    ROUTING_CONFIG,
+    SHARDS,
+    EPOCH_BYTES,
+    BATCH_SIZE,
+    COPY_WRITERS,
+    TARGET_NOT_EMPTY,
+)
 RETRIES = (RETRY_MAX_ATTEMPTS, RETRY_INITIAL_WAIT, RETRY_MAX_WAIT)
 
 REPLICATING = (

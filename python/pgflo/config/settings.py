@@ -143,6 +143,10 @@ class WorkerSettings(Settings):
     shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
+    rules_config: str | None = None
+    """File with rules, or a part of one: `pgflo.yaml#rules`."""
+    routing_config: str | None = None
+    """File with routes, in the same way."""
     once: bool = False
     until: Until | None = None
     state_dir: Path

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,14 +22,17 @@ from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
+from pgflo.rules.destinations import destined
 from pgflo.sinks.postgres.prepare import find_tables
 from pgflo.sinks.postgres.range_copy import Target, copied_ranges
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Copied, Lane, Left, encode
-from pgflo.worker.tables import source_table
+from pgflo.worker.tables import sink_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
     from pgflo.broker.record import Record
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
+    from pgflo.rules.bind import Bound
+    from pgflo.sinks.postgres.catalog import Table
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
@@ -62,7 +68,9 @@ class CopyLanes:
         to: Destination,
         view: GroupView,
         report: Report,
+        bound: Bound | None,
     ) -> None:
+        self._bound = bound
         self._broker = broker
         self._record = record
         self._names = names
@@ -170,6 +178,7 @@ class CopyLanes:
                     ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
                     ranges[message.range_no] = message.rows
                     self._untold.add(message.oid)
+                    self._report.ruled(message.rules)
                 self._report.lane(message.lane, message.seq)
             case Left():
                 self._free.append(message.lane)
@@ -226,16 +235,22 @@ class CopyLanes:
 
     def _find_targets(self, tables: list[TableRecord]) -> dict[int, Target]:
         with self._connect() as conn:
-            found = find_tables(conn, [source_table(table, copied=True) for table in tables])
-        return {
-            table.oid: Target(
-                found[table.oid].schema,
-                found[table.oid].name,
-                tuple(column.name for column in table.columns),
+            found = find_tables(conn, sink_tables(tables, self._bound, copied=True))
+        return {table.oid: self._target(table, found) for table in tables}
+
+    def _target(self, table: TableRecord, found: Mapping[int, Table]) -> Target:
+        is_ruled = self._bound is not None and not self._bound.programs[table.oid].copies_as_is
+        first, *others = (
+            Target(
+                found[to.oid].schema,
+                found[to.oid].name,
+                tuple(here for _, here in to.columns),
                 table.snapshot_lsn,
+                source=table if is_ruled else None,
             )
-            for table in tables
-        }
+            for to in destined(table, self._bound)
+        )
+        return replace(first, others=tuple(others))
 
 
 async def _raise(child: Child) -> NoReturn:

@@ -12,10 +12,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import structlog
+
 from pgflo.broker.records import SinkRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pgflo.broker.record import Record
+
+log = structlog.get_logger("pgflo.worker")
 
 SHORTEST_PAUSE_S = 0.25
 """Between two updates of the record."""
@@ -28,6 +34,8 @@ class Report:
         self._record = record
         self._told = told
         self._changed = asyncio.Event()
+        self.labels: list[str] = []
+        """Where each rule and each route was written, by the number it is counted under."""
 
     @classmethod
     async def register(
@@ -56,6 +64,8 @@ class Report:
                 lane_seqs=known.lane_seqs,
                 commit_time_us=known.commit_time_us,
                 applied_changes=known.applied_changes,
+                rules=known.rules,
+                programs=known.programs,
             )
         elif known is not None:
             await record.drop_sink(name)
@@ -96,6 +106,28 @@ class Report:
                 applied_changes=self._told.applied_changes + changes,
             )
         )
+
+    def ruled(self, counts: Iterable[tuple[int, int, int]]) -> None:
+        """Tell what rules did: their numbers, rows dropped, rows changed."""
+        rules = {label: list(done) for label, done in self._told.rules.items()}
+        for number, dropped, changed in counts:
+            done = rules.setdefault(self.labels[number], [0, 0])
+            done[0] += dropped
+            done[1] += changed
+        if rules != self._told.rules:
+            self._change(replace(self._told, rules=rules))
+
+    def compiled(self, programs: dict[str, str]) -> None:
+        """Tell what is made of each table, and log what that was otherwise until now."""
+        before = self._told.programs
+        changed = sorted(
+            table
+            for table in programs.keys() | before.keys()
+            if programs.get(table) != before.get(table)
+        )
+        if changed:
+            log.info("rules or routing are other than before", tables=", ".join(changed))
+            self._change(replace(self._told, programs=programs))
 
     def blocked(self, by: str) -> None:
         """Tell what the destination waits for: a lock and who holds it; empty when it goes on."""

@@ -28,6 +28,9 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
+from pgflo.rules.bind import bind, digests
+from pgflo.rules.check import check
+from pgflo.rules.read import read as read_rules
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
@@ -37,11 +40,13 @@ from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.report import Report
 from pgflo.worker.streaming import Streaming
-from pgflo.worker.tables import is_copied, is_described, source_table
+from pgflo.worker.tables import is_copied, is_described, sink_tables
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import RetrySettings, WorkerSettings
+    from pgflo.rules.bind import Bound
+    from pgflo.rules.read import Written
     from pgflo.worker.group_view import View
 
 log = structlog.get_logger("pgflo.worker")
@@ -61,6 +66,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
+    written = await asyncio.to_thread(read_rules, settings.rules_config, settings.routing_config)
     await asyncio.to_thread(warm_up)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
@@ -73,7 +79,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
         if lease is None:
             return
         try:
-            await Worker(settings, broker, record, lease).run(stop)
+            await Worker(settings, broker, record, lease, written).run(stop)
         finally:
             with contextlib.suppress(PgfloError):
                 await lease.release()
@@ -85,8 +91,15 @@ class Worker:
     """The lives of one run."""
 
     def __init__(
-        self, settings: WorkerSettings, broker: Broker, record: Record, lease: Lease
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        record: Record,
+        lease: Lease,
+        written: Written,
     ) -> None:
+        self._written = written
+        self._bound: Bound | None = None
         self._settings = settings
         self._broker = broker
         self._record = record
@@ -143,6 +156,7 @@ class Worker:
                 view,
                 group_view,
                 report,
+                self._bound,
                 whole_only=self._whole_only,
             )
             await streaming.run(stop)
@@ -161,10 +175,20 @@ class Worker:
             (view.group.start_lsn, 0),
             view.group.start_lsn,
         )
+        if self._bound is not None:
+            report.labels = self._bound.spec.labels
+        report.compiled(digests(self._bound, view.tables.values()))
         if is_copied(view):
             names = Names(self._settings.group, incarnation)
             lanes = CopyLanes(
-                self._broker, self._record, names, self._settings, self._to, group_view, report
+                self._broker,
+                self._record,
+                names,
+                self._settings,
+                self._to,
+                group_view,
+                report,
+                self._bound,
             )
             await first_of(lanes.run(), report.run())
         await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
@@ -179,10 +203,17 @@ class Worker:
         )
 
     async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
-        tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
+        records = list(view.tables.values())
+        self._bound = bind(self._written, records) if self._written else None
+        tables = sink_tables(records, self._bound, copied=is_copied(view))
+        bound = self._bound
+        if bound is not None:
+            self._to = replace(self._to, spec=bound.spec)
 
         def work() -> tuple[bool, frozenset[int]]:
             with self._to.connect("worker", warn=not self._has_taken_over) as conn:
+                if bound is not None:
+                    check(conn, bound, records, tables)
                 has_begun = prepare(
                     conn,
                     self._to,

@@ -163,7 +163,8 @@ pub struct Routed {
     name: String,
     is_renamed: bool,
     columns: Vec<(usize, String)>,
-    changes_key: bool,
+    transformed: Vec<usize>,
+    takes_inserts: bool,
     is_certain: bool,
 }
 
@@ -287,7 +288,8 @@ impl Program {
                 name: routed.name.name.clone(),
                 is_renamed: self.0.is_renamed(routed),
                 columns: routed.columns.clone(),
-                changes_key: routed.changes_key,
+                transformed: routed.transformed.clone(),
+                takes_inserts: routed.operations.has(Op::Insert),
                 is_certain: routed.is_certain,
             })
             .collect()

@@ -20,6 +20,7 @@ from psycopg.rows import TupleRow
 
 from pgflo import errors
 from pgflo.errors import PgfloError, describe
+from pgflo.rules.spec import NOTHING, Spec
 
 if TYPE_CHECKING:
     import uuid
@@ -115,6 +116,8 @@ class Destination:
     owner: uuid.UUID
     through_root: frozenset[int] = frozenset()
     """Source oids of partitions that this database has not, or has with other bounds."""
+    spec: Spec = NOTHING
+    """Rules and routes that rows go through on their way."""
 
     def connect(self, role: str, *, warn: bool = False) -> psycopg.Connection[TupleRow]:
         """Open an autocommit session with pinned settings; `role` is unique in this run.

@@ -34,9 +34,10 @@ NotEmpty = Literal["error", "truncate", "append"]
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """A table of the group: what the destination must be able to take."""
+    """A table of the group as the destination must be able to take it."""
 
     oid: int
+    """By which changes name it."""
     schema: str
     name: str
     root: tuple[str, str] | None

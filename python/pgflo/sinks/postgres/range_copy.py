@@ -2,9 +2,10 @@
 
 Upstream: a copy writer process hands over the parts of a lane, one after the other. Downstream:
 COPY … FROM STDIN at the destination.
-Invariant: a range is committed once, with as many rows as the source counted, and only while the
-run and the incarnation stand in the progress row. In any doubt it is rolled back, and an attempt
-that follows does it again. The table's lock comes before the progress row's, as in `prepare`.
+Invariant: a range is committed once, with as many rows as the source counted (less those that rules
+drop, each of which is counted too), and only while the run and the incarnation stand in the
+progress row. In any doubt it is rolled back, and an attempt that follows does it again. The table's
+lock comes before the progress row's, as in `prepare`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from psycopg import sql
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
+from pgflo.rules.bind import compiled
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import failure
 
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from pgflo.broker.records import TableRecord
     from pgflo.sinks.postgres.connection import Destination
+
+Ruled = tuple[int, int, int]
+"""What a rule did: its number, rows dropped, rows changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,10 @@ class Target:
     columns: tuple[str, ...]
     snapshot_lsn: int
     """Consistent point of the snapshot that its rows are copied in; no other's are taken."""
+    source: TableRecord | None = None
+    """The table whose program rows go through; None: they pass unparsed."""
+    others: tuple[Target, ...] = ()
+    """Further destinations of that program, in its order."""
 
     @property
     def label(self) -> str:
@@ -69,6 +79,10 @@ class RangeCopy:
     ) -> None:
         self._conn = conn
         self._to = to
+        self._rules = to.spec.compiled() if to.spec else None
+        self._rewriter: _core.CopyRewriter | None = None
+        self._passed_rows = 0
+        """Rows of the range that rules let through to a table that is copied to all along."""
         self._incarnation = incarnation
         self._range: Range | None = None
         self._target: Target | None = None
@@ -94,51 +108,98 @@ class RangeCopy:
     def _begin(self, wanted: Range, target: Target) -> None:
         self._conn.execute("BEGIN")
         self._cursor = self._conn.cursor()
-        # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
-        self._context = self._cursor.copy(
-            sql.SQL("COPY {} ({}) FROM STDIN").format(
-                sql.Identifier(target.schema, target.name),
-                sql.SQL(", ").join(map(sql.Identifier, target.columns)),
-            )
-        )
-        self._copy = self._context.__enter__()
+        self._rewriter, self._passed_rows = self._program(target), 0
+        if not target.others:
+            # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
+            self._context = self._cursor.copy(_copy_query(target))
+            self._copy = self._context.__enter__()
         self._range, self._target = wanted, target
 
+    def _program(self, target: Target) -> _core.CopyRewriter | None:
+        if target.source is None or self._rules is None:
+            return None
+        program = compiled(self._rules, target.source)
+        return _core.CopyRewriter(program, len(self._rules.labels))
+
     def write(self, rows: memoryview) -> None:
-        """Send a piece of the rows; pieces may end inside a row."""
-        if self._copy is None or self._range is None or self._target is None:
+        """Send a piece of the rows; pieces may end inside a row. Raises `_core.RulesError` too."""
+        if self._range is None or self._target is None:
             message = "no range is begun"
             raise RuntimeError(message)
         with _naming(self._range, self._target):
-            self._copy.write(rows)
+            if self._rewriter is None:
+                self._send(rows)
+                return
+            pieces = self._rewriter.feed(rows)
+            if self._copy is not None:
+                self._passed_rows += pieces[0][1]
+                self._send(pieces[0][0])
+                return
+            for to, (data, passed_rows) in zip(
+                (self._target, *self._target.others), pieces, strict=True
+            ):
+                if passed_rows:
+                    self._send_piece(to, data, passed_rows)
 
-    def commit(self, total_rows: int) -> None:
-        """End the COPY, check, book and commit the range.
+    def _send(self, rows: memoryview | bytes) -> None:
+        if self._copy is None:
+            message = "no range is begun"
+            raise RuntimeError(message)
+        self._copy.write(rows)
+
+    def _send_piece(self, to: Target, data: bytes, passed_rows: int) -> None:
+        """Copy whole rows: a connection copies into one table at a time."""
+        cursor = self._conn.cursor()
+        with cursor.copy(_copy_query(to)) as copy:
+            copy.write(data)
+        if cursor.rowcount != passed_rows:
+            raise PgfloError(
+                errors.SINK_ROW_COUNT,
+                f"{to.label}: {passed_rows} rows were sent, {cursor.rowcount} arrived",
+                table=to.label,
+            )
+
+    def commit(self, total_rows: int) -> list[Ruled]:
+        """End the COPY, check, book and commit the range; give what rules did.
 
         Raises `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or what the server said.
         """
         context, cursor, done, target = self._context, self._cursor, self._range, self._target
-        if context is None or cursor is None or done is None or target is None:
+        if cursor is None or done is None or target is None:
             message = "no range is begun"
             raise RuntimeError(message)
-        self._context = self._copy = self._cursor = self._range = None
+        rewriter, counts = self._rewriter, list[Ruled]()
+        self._context = self._copy = self._cursor = self._range = self._rewriter = None
         with _naming(done, target):
-            context.__exit__(None, None, None)
+            if context is not None:
+                context.__exit__(None, None, None)
             try:
-                self._book(done, target, total_rows, cursor.rowcount)
-            except PgfloError:
+                read_rows, passed_rows = total_rows, total_rows
+                if rewriter is not None:
+                    read_rows, counts = rewriter.finish()
+                    passed_rows = self._passed_rows
+                arrived_rows = passed_rows if context is None else cursor.rowcount
+                self._check(done, target, (total_rows, read_rows), (passed_rows, arrived_rows))
+                self._book(done, total_rows)
+            except (PgfloError, _core.CoreError):
                 self._conn.execute("ROLLBACK")
                 raise
             self._conn.execute("COMMIT")
+        return counts
 
-    def _book(self, done: Range, target: Target, total_rows: int, arrived_rows: int) -> None:
-        if arrived_rows != total_rows:
-            raise PgfloError(
-                errors.SINK_ROW_COUNT,
-                f"range {done.range_no} of {target.label}: {total_rows} rows were read,"
-                f" {arrived_rows} arrived",
-                table=target.label,
-            )
+    @staticmethod
+    def _check(done: Range, target: Target, *counts: tuple[int, int]) -> None:
+        """See that what was sent is what came, both from the source and to the destination."""
+        for sent_rows, arrived_rows in counts:
+            if arrived_rows != sent_rows:
+                raise PgfloError(
+                    errors.SINK_ROW_COUNT,
+                    f"range {done.range_no} of {target.label}: {sent_rows} rows were read,"
+                    f" {arrived_rows} arrived",
+                    table=target.label,
+                )
+
+    def _book(self, done: Range, total_rows: int) -> None:
         self._hold_run(done)
         self._conn.execute(
             "INSERT INTO pgflo.copied_ranges (group_name, sink, incarnation, relation_oid,"
@@ -149,11 +210,12 @@ class RangeCopy:
 
     def abandon(self) -> None:
         """Roll back what is begun, if anything is."""
-        context = self._context
-        self._context = self._copy = self._cursor = self._range = None
+        context, cursor = self._context, self._cursor
+        self._context = self._copy = self._cursor = self._range = self._rewriter = None
         if context is not None:
             with contextlib.suppress(AbandonedError):
                 context.__exit__(AbandonedError, AbandonedError(), None)
+        if cursor is not None:
             self._conn.execute("ROLLBACK")
 
     def _hold_run(self, done: Range) -> None:
@@ -176,6 +238,13 @@ class RangeCopy:
             "snapshot": _core.lsn_format(wanted.snapshot_lsn),
             "range": wanted.range_no,
         }
+
+
+def _copy_query(target: Target) -> sql.Composed:
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(target.schema, target.name),
+        sql.SQL(", ").join(map(sql.Identifier, target.columns)),
+    )
 
 
 @contextlib.contextmanager

@@ -95,9 +95,9 @@ def _other_types(step: _core.Step, table: Table | None) -> list[str]:
 
 def _knowing(name: str) -> str:
     return (
-        f"Whether it passes the filter depends on that value. Insert the row at the destination if it"
-        f" does, and say `ALTER TABLE {name} REPLICA IDENTITY FULL` at the source, so that updates"
-        " tell; then start `pgflo worker` again."
+        "Whether it passes the filter depends on that value. Insert the row at the destination if"
+        f" it does, and say `ALTER TABLE {name} REPLICA IDENTITY FULL` at the source, so that"
+        " updates tell; then start `pgflo worker` again."
     )
 
 

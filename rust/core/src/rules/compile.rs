@@ -368,8 +368,9 @@ impl Compiler<'_> {
         };
         Routed {
             oid,
-            changes_key: (0..self.relation.columns.len())
-                .any(|column| self.is_key(column) && is_transformed(column)),
+            transformed: (0..self.relation.columns.len())
+                .filter(|column| is_transformed(*column))
+                .collect(),
             is_certain: operations == Operations::ALL
                 && is_filtered(Op::Insert)
                 && is_filtered(Op::Update),

@@ -30,14 +30,15 @@ pub struct Routed {
     pub name: Name,
     /// Columns that it gets, in this order: number at the source, name at the destination.
     pub columns: Vec<(usize, String)>,
-    /// Whether a column of the key is transformed.
-    pub changes_key: bool,
+    /// Numbers of columns that are transformed.
+    pub transformed: Vec<usize>,
     /// Whether the destination has exactly the rows that filters pass: every operation that makes or moves
     /// one is taken and filtered.
     pub is_certain: bool,
     /// Other tables of the group that go there too.
     pub(super) sharers: Vec<u32>,
-    pub(super) operations: Operations,
+    /// Operations at the source that it takes.
+    pub operations: Operations,
     pub(super) when: Vec<Filter>,
     /// Number of the route, for counting; none without one.
     pub(super) rule: Option<usize>,
