@@ -810,6 +810,19 @@ class Program:
     @property
     def is_empty(self) -> bool:
         """Whether rows and table stay as they are."""
+    def trial(
+        self,
+        op: str,
+        old: tuple[bool, list[str | None]] | None,
+        new: list[str | None],
+        rules: int,
+    ) -> tuple[list[tuple[str, str, int | None, list[str | None]]], list[tuple[int, int, int]]]:
+        """Try one change: I, U or D; `old` with whether it is the whole row or the key alone.
+
+        Gives for each route the operation that it becomes (empty: it is dropped), what is known of
+        the row then, the number of the label that drops it, and its values by column; then what
+        rules did. Raises `RulesError` for a value that is none of its type.
+        """
     @property
     def copies_as_is(self) -> bool:
         """Whether copied rows pass unparsed, if to another table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,5 +133,16 @@ def test_every_example_does_what_sql_says_to_copied_and_to_streamed_rows(
     for table, condition in (("orders_eu", "= 'eu'"), ("orders_other", "<> 'eu'")):
         wanted = rows(source, orders.format("orders", f"WHERE region {condition}"))
         assert rows(dsns["split"], orders.format(table, "")) == wanted
+    # AND the status counts what each rule did
+    status = pipeline.start("status", "--json")
+    assert status.wait() == 0
+    by_name = {sink["name"]: sink for sink in json.loads(status.tail(100_000))["sinks"]}
+    done = by_name["rules"]["rules"]
+    masked_rows, dropped_rows = (
+        next(counts for title, counts in done.items() if title.startswith(start))
+        for start in ("public.users.email mask", "public.users.age filter")
+    )
+    assert masked_rows[1] > 500
+    assert dropped_rows[0] > 500
     archived = {row[0] for row in rows(dsns["duplicate"], orders.format("orders_archive", ""))}
     assert archived > {row[0] for row in rows(source, orders.format("orders", ""))}

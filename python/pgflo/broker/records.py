@@ -165,7 +165,7 @@ class SinkRecord(Stored):
     blocked_by: str = ""
     """A lock that the destination waits for, and who holds it."""
     rules: dict[str, list[int]] = field(default_factory=dict)
-    """Where a rule was written → rows that it dropped, rows that it changed."""
+    """Rule or route → rows that it dropped, rows that it changed."""
     programs: dict[str, str] = field(default_factory=dict)
     """schema.table → digest of what rules make of it, to tell what changed between two runs."""
 

@@ -317,6 +317,22 @@ RETRY_MAX_WAIT = Option(
     key="max-wait",
 )
 
+TABLE = Option("table", "Table of the row, as at the source.", in_file=False)
+ROW = Option("row", "The row, as a JSON object.", in_file=False, metavar="JSON")
+OLD = Option(
+    "old",
+    "The row before the change; all columns: REPLICA IDENTITY FULL.",
+    in_file=False,
+    metavar="JSON",
+)
+OP = Option(
+    "op",
+    "What happened to it at the source.",
+    Type.CHOICE,
+    default="insert",
+    choices=("insert", "update", "delete"),
+    in_file=False,
+)
 WATCH = Option("watch", "Stay, and show it again every second.", Type.SWITCH, in_file=False)
 TIMEOUT = Option(
     "timeout",
@@ -382,6 +398,10 @@ ALL: tuple[Option, ...] = tuple(
             *WORKING,
             JSON,
             YES,
+            TABLE,
+            ROW,
+            OLD,
+            OP,
             WATCH,
             TIMEOUT,
             KEEP,

@@ -166,7 +166,7 @@ class Creator:
         """Write the record of every table, as the snapshot sees it, with its ranges."""
         if holder is None:
             for table in self._tables.values():
-                await group.put_table(_table_record(table, None, start_lsn))
+                await group.put_table(table_record(table, None, start_lsn))
             return
         purpose = application_name(self._settings.group, "catalog")
         async with await connect(self._conninfo, purpose=purpose) as conn, conn.transaction():
@@ -183,16 +183,17 @@ class Creator:
                 workers_per_table=self._settings.copying.max_workers_per_table,
             )
         for oid, table in self._tables.items():
-            await group.put_table(_table_record(table, planned[oid], start_lsn))
+            await group.put_table(table_record(table, planned[oid], start_lsn))
 
 
 def _tell(error: PgfloError | psycopg.Error) -> str:
     return error.detail if isinstance(error, PgfloError) else describe(error)
 
 
-def _table_record(
+def table_record(
     table: SourceTable, planned: ranges.TableRanges | None, snapshot_lsn: int
 ) -> TableRecord:
+    """Describe a table in the group's record."""
     return TableRecord(
         oid=table.oid,
         schema=table.schema,

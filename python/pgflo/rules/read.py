@@ -27,6 +27,8 @@ T = TypeVar("T")
 TABLES = "tables"
 UNQUALIFIED = ""
 """Schema of a name that names none."""
+NO_SCHEMA = "\0"
+"""No schema has that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +169,23 @@ def _placed(tree: Tree, path: Path_) -> Placed:
 
 
 def _table(tree: Tree, path: Path_, text: str) -> tuple[str, str]:
-    try:
-        patterns = parse([text], "\0")
-    except PgfloError:
-        patterns = ()
-    if len(patterns) != 1 or patterns[0].name is None:
+    name = table_name(text)
+    if name is None:
         tree.mistake(path, f'"{text}" is not the name of one table, as in SQL')
         return UNQUALIFIED, text
+    return name
+
+
+def table_name(text: str) -> tuple[str, str] | None:
+    """Read the name of one table, with or without its schema; None if it is none."""
+    try:
+        patterns = parse([text], NO_SCHEMA)
+    except PgfloError:
+        return None
+    if len(patterns) != 1 or patterns[0].name is None:
+        return None
     schema = patterns[0].schema
-    return UNQUALIFIED if schema == "\0" else schema, patterns[0].name
+    return UNQUALIFIED if schema == NO_SCHEMA else schema, patterns[0].name
 
 
 def _checked(tree: Tree, path: Path_, form: TypeAdapter[T], written: object) -> T | None:

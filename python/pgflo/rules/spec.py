@@ -92,8 +92,22 @@ class Spec:
 
     @property
     def labels(self) -> list[str]:
-        """What counts are told under, by number."""
+        """Where each rule and then each route was written, by the number it is counted under."""
         return [rule.label for rule in self.rules] + [route.label for route in self.routes]
+
+    @property
+    def titles(self) -> list[str]:
+        """What each of them is, in the same order, for people who look at counts."""
+        rules = [
+            f"{'.'.join((*(rule.table or ('*', '*')), rule.column))} {rule.kind} ({rule.label})"
+            for rule in self.rules
+        ]
+        routes = [
+            f"{'.'.join(route.source)} → {'.'.join(route.destination or route.source)}"
+            f" ({route.label})"
+            for route in self.routes
+        ]
+        return rules + routes
 
 
 NOTHING = Spec()

@@ -88,6 +88,8 @@ class SinkLook:
     blocked_by: str
     """A lock at the destination and who holds it; empty while it goes on."""
     updated_at: str
+    rules: dict[str, list[int]]
+    """Rule or route → rows that it dropped, rows that it changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ async def _sink(
         applied_changes=sink.applied_changes,
         blocked_by=sink.blocked_by if current else "",
         updated_at=sink.updated_at,
+        rules=sink.rules if current else {},
     )
 
 

@@ -34,8 +34,8 @@ class Report:
         self._record = record
         self._told = told
         self._changed = asyncio.Event()
-        self.labels: list[str] = []
-        """Where each rule and each route was written, by the number it is counted under."""
+        self.titles: list[str] = []
+        """What each rule and each route is, by the number it is counted under."""
 
     @classmethod
     async def register(
@@ -111,7 +111,7 @@ class Report:
         """Tell what rules did: their numbers, rows dropped, rows changed."""
         rules = {label: list(done) for label, done in self._told.rules.items()}
         for number, dropped, changed in counts:
-            done = rules.setdefault(self.labels[number], [0, 0])
+            done = rules.setdefault(self.titles[number], [0, 0])
             done[0] += dropped
             done[1] += changed
         if rules != self._told.rules:

@@ -176,7 +176,7 @@ class Worker:
             view.group.start_lsn,
         )
         if self._bound is not None:
-            report.labels = self._bound.spec.labels
+            report.titles = self._bound.spec.titles
         report.compiled(digests(self._bound, view.tables.values()))
         if is_copied(view):
             names = Names(self._settings.group, incarnation)

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use pgflo_core::apply::{self, Op};
+use pgflo_core::pgoutput::{Cell, OldKind};
 use pgflo_core::rules::{
-    self, Action, Mistake, Name, Operations, Operator, RuleError, Spec, TypeHint,
+    self, Action, Fate, Mistake, Name, Operations, Operator, RuleError, Spec, TypeHint,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -171,6 +172,12 @@ pub struct Routed {
 type Types = HashMap<u32, (u32, bool, bool)>;
 type Columns = Vec<(String, u32, i32, bool)>;
 type Counted = Vec<(usize, u64, u64)>;
+type Tried = (
+    &'static str,
+    &'static str,
+    Option<usize>,
+    Vec<Option<String>>,
+);
 
 #[pymethods]
 impl RuleSet {
@@ -256,6 +263,16 @@ impl RuleSet {
     }
 }
 
+fn cells(values: &[Option<String>]) -> Vec<Cell<'_>> {
+    let values = values.iter();
+    values
+        .map(|value| {
+            let text = value.as_ref().map(String::as_bytes);
+            text.map_or(Cell::Null, Cell::Text)
+        })
+        .collect()
+}
+
 fn refused(relation: &apply::Relation, mistakes: Vec<Mistake>) -> RuleError {
     RuleError {
         table: name((relation.schema.clone(), relation.name.clone())),
@@ -299,6 +316,56 @@ impl Program {
     #[getter]
     fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Tries one change: for each route the operation (empty: dropped) and what is known of the row, the
+    /// rule that drops it, and values by column.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "arguments are extracted from Python, by value"
+    )]
+    fn trial(
+        &self,
+        py: Python<'_>,
+        op: char,
+        old: Option<(bool, Vec<Option<String>>)>,
+        new: Vec<Option<String>>,
+        rules: usize,
+    ) -> PyResult<(Vec<Tried>, Counted)> {
+        let op = match op {
+            'I' => Op::Insert,
+            'U' => Op::Update,
+            _ => Op::Delete,
+        };
+        let tried = boundary::run(py, || {
+            let kind = |is_row: bool| if is_row { OldKind::Row } else { OldKind::Key };
+            let old = old
+                .as_ref()
+                .map(|(is_row, old)| (kind(*is_row), cells(old)));
+            let old = old.as_ref().map(|(kind, old)| (*kind, old.as_slice()));
+            let tried = self.0.trial(op, old, &cells(&new), rules);
+            tried.map_err(pgflo_core::CoreError::from)
+        });
+        let (trials, counts) = tried?;
+        let shown = trials.into_iter().map(|trial| {
+            let (op, presence, rule) = match trial.fate {
+                Fate::Dropped(rule) => ("", "", rule),
+                Fate::Applied(op, presence) => (
+                    match op {
+                        Op::Insert => "INSERT",
+                        Op::Update => "UPDATE",
+                        Op::Delete => "DELETE",
+                    },
+                    crate::step::presence(presence),
+                    None,
+                ),
+            };
+            let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+            let values = trial.values.into_iter();
+            let values = values.map(|value| value.map(text)).collect();
+            (op, presence, rule, values)
+        });
+        Ok((shown.collect(), counts.told().collect()))
     }
 
     /// Whether copied rows pass unparsed, if to another table.

@@ -240,6 +240,16 @@ pub fn described(py: Python<'_>, relation: &apply::Relation) -> PyResult<Py<Rela
     Py::new(py, relation)
 }
 
+/// What is known of a row, in a word.
+pub const fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Sure => "",
+        Presence::Maybe => "maybe",
+        Presence::Stays => "stays",
+        Presence::Undecided => "undecided",
+    }
+}
+
 fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
     let op = match shape.op {
         Op::Insert => 'I',
@@ -252,12 +262,7 @@ fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
         Some(OldKind::Row) => "O",
     };
     let unchanged = PyTuple::new(py, &shape.unchanged)?.unbind();
-    let presence = match shape.presence {
-        Presence::Sure => "",
-        Presence::Maybe => "maybe",
-        Presence::Stays => "stays",
-        Presence::Undecided => "undecided",
-    };
+    let presence = presence(shape.presence);
     let (id, relation_oid, careful) = (shape.id, shape.relation_oid, shape.careful);
     Py::new(
         py,

@@ -13,7 +13,6 @@ use super::fate::{Fate, Row, fate};
 use super::filter::Unreadable;
 use super::program::Program;
 use super::rewrite::Counts;
-use super::spec::{Mistake, RuleError};
 use crate::apply::Op;
 use crate::error::{CoreError, EnvelopeError};
 use crate::pgoutput::Cell;
@@ -122,7 +121,7 @@ impl CopyRewriter {
         for (routed, piece) in program.routes.iter().zip(pieces) {
             let found = fate(&program, routed, Op::Insert, whole);
             match found
-                .map_err(|Unreadable { column }| refusal(&program, column, "none of its type"))?
+                .map_err(|Unreadable { column }| program.refusal(column, "none of its type"))?
             {
                 Fate::Dropped(rule) => {
                     if let Some(rule) = rule {
@@ -147,7 +146,7 @@ impl CopyRewriter {
                     Some(Cell::Text(text)) => self
                         .scratch
                         .transformed(&program, *column, text, Side::New(Op::Insert), counts)
-                        .map_err(|NotText { column }| refusal(&program, column, "no text"))?,
+                        .map_err(|NotText { column }| program.refusal(column, "no text"))?,
                     _ => None,
                 };
                 match changed {
@@ -213,19 +212,6 @@ impl Work {
             }
         })
     }
-}
-
-fn refusal(program: &Program, column: usize, what: &str) -> CoreError {
-    let name = program.column_names.get(column).map_or("", String::as_str);
-    RuleError {
-        table: program.source.clone(),
-        position: None,
-        mistakes: vec![Mistake {
-            label: "rules".to_owned(),
-            text: format!("a copied value of \"{name}\" is {what}"),
-        }],
-    }
-    .into()
 }
 
 fn unescape(field: &[u8], out: &mut Vec<u8>) {

@@ -21,8 +21,10 @@ mod rewrite;
 mod set;
 mod spec;
 mod transform;
+mod trial;
 
 pub use copy::{CopyRewriter, Piece};
+pub use fate::Fate;
 pub use program::{Program, Routed};
 pub use rewrite::{Counts, Rewriter, Rewritten};
 pub use set::RuleSet;
@@ -30,3 +32,4 @@ pub use spec::{
     Action, Condition, Mistake, Name, Operations, Operator, Route, Rule, RuleError, Spec, Table,
     TypeHint,
 };
+pub use trial::Trial;
