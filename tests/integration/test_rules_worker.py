@@ -14,7 +14,7 @@ from tests.fix_shards import assigned
 
 from pgflo.config.settings import SourceSettings
 from pgflo.errors import CONFIG_RULES, PgfloError
-from pgflo.replicator.creation import table_record
+from pgflo.replicator.snapshots import uncopied
 from pgflo.source.catalog import resolve
 from pgflo.source.connection import connect
 
@@ -57,7 +57,7 @@ async def announce(stream: Stream) -> None:
     async with conn:
         found = await resolve(conn, SourceSettings(conninfo=SecretStr(stream.changes.source.dsn)))
     for table in found.tables:
-        await stream.record.put_table(table_record(table, None, 0))
+        await stream.record.put_table(uncopied(table))
     await stream.announce(tables=[table.oid for table in found.tables])
 
 

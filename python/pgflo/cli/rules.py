@@ -111,7 +111,7 @@ def _tables(values: parse.Values) -> list[TableRecord]:
 
     from pgflo.cli import values as read
     from pgflo.config.settings import SourceSettings
-    from pgflo.replicator.creation import table_record
+    from pgflo.replicator.snapshots import uncopied
     from pgflo.source.catalog import resolve
     from pgflo.source.connection import connect
 
@@ -126,7 +126,7 @@ def _tables(values: parse.Values) -> list[TableRecord]:
         conn = await connect(settings.conninfo.get_secret_value(), purpose="rules")
         async with conn:
             found = await resolve(conn, settings)
-        return [table_record(table, None, 0) for table in found.tables]
+        return [uncopied(table) for table in found.tables]
 
     return asyncio.run(look())
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import structlog
@@ -26,22 +26,27 @@ from pgflo.broker.records import Phase
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.replicator import group as groups
+from pgflo.replicator.copied import lost_tables
 from pgflo.replicator.copy import Copy
-from pgflo.replicator.copy_worker import warm_up
 from pgflo.replicator.creation import Creator
 from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
-from pgflo.replicator.race import first_of
+from pgflo.replicator.renewal import renew
 from pgflo.replicator.retention import Retention
+from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
 from pgflo.source.connection import application_name, connect, failure
+from pgflo.source.shared_snapshot import SharedSnapshot, end_holders
+from pgflo.supervisor.processes import REPLICATOR_CHILDREN, warm_up
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgflo.broker.connection import Broker
+    from pgflo.broker.records import TableRecord
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.progress import CopyProgress
     from pgflo.source.snapshot import SnapshotHolder
@@ -69,7 +74,7 @@ async def run(
     free; `progress` hears of the copy at most four times a second. Raises `PgfloError`.
     """
     if settings.mode != "stream":
-        warm_up()
+        warm_up(REPLICATOR_CHILDREN)
     async with AsyncExitStack() as stack:
         broker = await broker_connection.connect(
             settings.nats, name=application_name(settings.group, "replicator")
@@ -95,6 +100,8 @@ class Replicator:
         self._progress = progress
         self._conninfo = settings.source.conninfo.get_secret_value()
         self._restart = settings.restart
+        self._holder: SnapshotHolder | None = None
+        """The process that holds the snapshot, if it is one of ours."""
         self._target_lsn: int | None = None
         self._waits = Waits(settings.retry)
         self._abandoned = False
@@ -113,6 +120,8 @@ class Replicator:
         try:
             await first_of(self._work(record), self._lose(lease))
         finally:
+            if self._holder is not None:
+                self._holder.leave()
             await lease.release()
             if self._abandoned and not await record.sinks():
                 # A group whose first start failed was never there.
@@ -151,7 +160,7 @@ class Replicator:
                 raise problem
             await self._waits.wait(problem, self._stop)
 
-    async def _open_group(self, record: Record) -> tuple[Group, SnapshotHolder | None]:
+    async def _open_group(self, record: Record) -> tuple[Group, SharedSnapshot | None]:
         """Resume the group that is there, or make a new incarnation."""
         settings = self._settings
         stored = await record.group()
@@ -164,40 +173,108 @@ class Replicator:
             if found is not None and not begins:
                 group = await groups.resume(record, found, settings)
                 groups.tell_new_tables(group, table_set)
-                return group, None
+                is_resumed, snapshot = await self._resume_copy(conn, group)
+                if is_resumed:
+                    return group, snapshot
             if found is None:
                 await groups.refuse_orphan(conn, settings)
             else:
                 await groups.discard(conn, self._broker, settings, found)
             creator = Creator(conn, self._broker, record, settings, table_set)
+            await self._end_holder()
             try:
-                created = await creator.create(found)
+                group, self._holder = await creator.create(found)
             except (PgfloError, psycopg.Error):
                 self._abandoned = found is None and await creator.undo()
                 raise
             self._restart = self._abandoned = False
-            return created
+            snapshot = await self._share(group)
+            if snapshot is None and group.value.snapshot is not None:
+                raise PgfloError(errors.COPY_BROKEN, "the snapshot was lost before the copy began")
+            return group, snapshot
 
-    async def _replicate(self, group: Group, holder: SnapshotHolder | None) -> None:
+    async def _resume_copy(
+        self, conn: psycopg.AsyncConnection[Any], group: Group
+    ) -> tuple[bool, SharedSnapshot | None]:
+        """Go on with what is left of a copy, if anything is; False when that cannot be."""
+        again = await lost_tables(self._broker, group)
+        if not again and not group.unfinished:
+            await self._without_copy(conn, group)
+            return True, None
+        if not again and (snapshot := await self._share(group)) is not None:
+            await group.begin_run()
+            return True, snapshot
+        if group.value.mode != COPY_ONLY:
+            return True, await self._renew(conn, group, again or group.unfinished)
+        # Nothing would bring tables of two snapshots to one point.
+        log.warning("the snapshot is lost; the copy begins again")
+        return False, None
+
+    async def _without_copy(self, conn: psycopg.AsyncConnection[Any], group: Group) -> None:
+        """Clear away what a copy left that ended between its last words in the record and this."""
+        if group.value.phase is Phase.COPYING:
+            await group.put(phase=Phase.STREAMING, snapshot=None)
+        await end_holders(conn, self._settings.group)
+
+    async def _renew(
+        self, conn: psycopg.AsyncConnection[Any], group: Group, tables: list[TableRecord]
+    ) -> SharedSnapshot | None:
+        """Copy tables anew in this incarnation."""
+        await self._end_holder()
+        self._holder = await renew(
+            conn, self._broker, self._settings, group, group.with_siblings(tables)
+        )
+        return await self._share(group)
+
+    async def _end_holder(self) -> None:
+        if self._holder is not None:
+            await self._holder.stop()
+            self._holder = None
+
+    async def _share(self, group: Group) -> SharedSnapshot | None:
+        """Use the snapshot of the unfinished tables, if it is still held."""
+        held = group.value.snapshot
+        if held is None or any(table.snapshot_lsn != held.lsn for table in group.unfinished):
+            return None
+        return await SharedSnapshot.open(self._conninfo, self._settings.group, held)
+
+    async def _replicate(self, group: Group, snapshot: SharedSnapshot | None) -> None:
         """Copy and stream at the same time, until both are done."""
         sinks = Sinks(group.record, group.value.incarnation, group.value.start_lsn)
         copy = None
-        if holder is not None:
-            copy = Copy(group, self._broker, self._settings, holder, sinks, self._progress)
-        lanes = copy.lanes if copy else group.value.lanes
+        if snapshot is not None:
+            copy = Copy(group, self._broker, self._settings, snapshot, sinks, self._progress)
+        lanes = max(copy.lanes if copy else 0, group.value.lanes)
+        incarnation, tables = group.value.incarnation, group.value.tables
+        sequences = Sequences(group.record, incarnation, tables, self._conninfo)
         retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
-        ended_lsn = await first_of(
-            self._copy_and_stream(group, copy, sinks), sinks.follow(), retention.run()
-        )
+        try:
+            ended_lsn = await first_of(
+                self._copy_and_stream(group, copy, sinks),
+                sinks.follow(),
+                retention.run(),
+                sequences.run(sinks),
+            )
+            await sequences.tell_last()
+        finally:
+            if snapshot is not None:
+                await snapshot.close()
         if ended_lsn is not None:
             await group.put(phase=Phase.DONE, final_lsn=ended_lsn)
             log.info("done", group=self._settings.group, final_lsn=lsn_format(ended_lsn))
+
+    async def _copy(self, copy: Copy) -> None:
+        """Copy what is left, then let go of the snapshot."""
+        await copy.run()
+        await self._end_holder()
+        async with await connect(self._conninfo, purpose=self._name("control")) as conn:
+            await end_holders(conn, self._settings.group)
 
     async def _copy_and_stream(self, group: Group, copy: Copy | None, sinks: Sinks) -> int | None:
         """Give the LSN at which the group ended by itself; None when it was stopped."""
         if group.value.mode == COPY_ONLY:
             if copy is not None:
-                await first_of(copy.run(), self._stop.wait())
+                await first_of(self._copy(copy), self._stop.wait())
                 if self._stop.is_set():
                     return None
             else:
@@ -207,7 +284,7 @@ class Replicator:
             return await self._stream(group, sinks)
         copied = asyncio.Event()
         streaming = asyncio.ensure_future(self._stream(group, sinks, copied))
-        copying = asyncio.ensure_future(_run_then_set(copy, copied))
+        copying = asyncio.ensure_future(self._copy_then_set(copy, copied))
         try:
             done, _ = await asyncio.wait({streaming, copying}, return_when=asyncio.FIRST_COMPLETED)
             # The copy's end leaves the stream running; any other end is the end of both.
@@ -218,6 +295,10 @@ class Replicator:
             copying.cancel()
             streaming.cancel()
             await asyncio.gather(copying, streaming, return_exceptions=True)
+
+    async def _copy_then_set(self, copy: Copy, copied: asyncio.Event) -> None:
+        await self._copy(copy)
+        copied.set()
 
     async def _stream(
         self, group: Group, sinks: Sinks, copied: asyncio.Event | None = None
@@ -240,6 +321,8 @@ class Replicator:
             except psycopg.Error as error:
                 await waits.wait(failure(error, "the source failed"), self._stop)
             except PgfloError as error:
+                if error.kind is errors.BROKER_WENT_BACK:
+                    raise  # and look from the start at what it has of the copy
                 if time.monotonic() - opened_at > CALM_S:
                     waits.calm()
                 await waits.wait(error, self._stop)
@@ -266,8 +349,3 @@ class Replicator:
 
     def _name(self, part: str) -> str:
         return application_name(self._settings.group, part)
-
-
-async def _run_then_set(copy: Copy, copied: asyncio.Event) -> None:
-    await copy.run()
-    copied.set()

@@ -34,6 +34,8 @@ class Destined:
     transformed: frozenset[str]
     """Columns of the source whose values are changed."""
     takes_inserts: bool
+    is_own: bool
+    """It is the table that rows go to without a route."""
 
     @property
     def label(self) -> str:
@@ -46,14 +48,17 @@ class Destined:
         return tuple(known[name] for name in names if name in known)
 
 
+def own(oid: int, schema: str, name: str, root: Name | None, columns: Iterable[str]) -> Destined:
+    """Name the table that rows go to without a rule."""
+    same = tuple((column, column) for column in columns)
+    return Destined(oid, schema, name, root, same, frozenset(), takes_inserts=True, is_own=True)
+
+
 def destined(table: TableRecord, bound: Bound | None) -> tuple[Destined, ...]:
     """Tell where a table of the group goes."""
     names = [column.name for column in table.columns]
     if bound is None:
-        columns = tuple((name, name) for name in names)
-        return (
-            Destined(table.oid, table.schema, table.name, table.root, columns, frozenset(), True),
-        )
+        return (own(table.oid, table.schema, table.name, table.root, names),)
     program = bound.programs[table.oid]
     return tuple(routed_to(routed, names, table.root) for routed in program.routes)
 
@@ -68,4 +73,5 @@ def routed_to(routed: _core.Routed, names: list[str], root: Name | None) -> Dest
         tuple((names[number], name) for number, name in routed.columns),
         frozenset(names[number] for number in routed.transformed),
         routed.takes_inserts,
+        not routed.is_renamed,
     )

@@ -73,7 +73,7 @@ async def _copied_all(record: Record, names: Collection[str]) -> bool:
     for name in names:
         copied = await record.copied(name)
         for table in tables:
-            if table.oid not in copied or len(copied[table.oid].ranges) < table.ranges:
+            if table.oid not in copied or not copied[table.oid].has_all(table):
                 return False
     return True
 

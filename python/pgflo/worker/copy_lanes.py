@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,18 +20,16 @@ from pgflo.broker.records import CopiedRecord, TableState
 from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
-from pgflo.rules.destinations import destined
+from pgflo.sinks.postgres.landing import Target, target_of
 from pgflo.sinks.postgres.prepare import find_tables
-from pgflo.sinks.postgres.range_copy import Target, copied_ranges
+from pgflo.sinks.postgres.range_copy import copied_ranges
+from pgflo.supervisor.race import first_of
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Copied, Lane, Left, encode
 from pgflo.worker.tables import sink_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from psycopg import Connection
     from psycopg.rows import TupleRow
 
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
     from pgflo.rules.bind import Bound
-    from pgflo.sinks.postgres.catalog import Table
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
@@ -218,9 +214,11 @@ class CopyLanes:
         view = await self._view.wait(lambda _: True)
         untold, self._untold = self._untold, set()
         for oid in untold & set(view.tables):
-            ranges = self._done.get((oid, view.tables[oid].snapshot_lsn), {})
+            snapshot_lsn = view.tables[oid].snapshot_lsn
+            ranges = self._done.get((oid, snapshot_lsn), {})
+            rows = sum(ranges.values())
             await self._record.put_copied(
-                CopiedRecord(self._settings.sink, oid, sorted(ranges), sum(ranges.values()))
+                CopiedRecord(self._settings.sink, oid, sorted(ranges), rows, snapshot_lsn)
             )
         await self._report.flush()
 
@@ -236,21 +234,7 @@ class CopyLanes:
     def _find_targets(self, tables: list[TableRecord]) -> dict[int, Target]:
         with self._connect() as conn:
             found = find_tables(conn, sink_tables(tables, self._bound, copied=True))
-        return {table.oid: self._target(table, found) for table in tables}
-
-    def _target(self, table: TableRecord, found: Mapping[int, Table]) -> Target:
-        is_ruled = self._bound is not None and not self._bound.programs[table.oid].copies_as_is
-        first, *others = (
-            Target(
-                found[to.oid].schema,
-                found[to.oid].name,
-                tuple(here for _, here in to.columns),
-                table.snapshot_lsn,
-                source=table if is_ruled else None,
-            )
-            for to in destined(table, self._bound)
-        )
-        return replace(first, others=tuple(others))
+        return {table.oid: target_of(table, found, self._bound) for table in tables}
 
 
 async def _raise(child: Child) -> NoReturn:

@@ -6,7 +6,7 @@ knowing is stopped by the fence at the destination, before it commits anything.
 
 A life is: wait for the group, take the sink over, copy, stream. Whatever fails and can heal ends
 the life; after a pause the next one begins at what the destination has. A new incarnation of the
-group begins a new life at once.
+group begins a new life at once, and so does another copy of one of its tables.
 """
 
 from __future__ import annotations
@@ -27,20 +27,32 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.rules.bind import bind, digests
 from pgflo.rules.check import check
+from pgflo.rules.destinations import destined
 from pgflo.rules.read import read as read_rules
+from pgflo.schema.build import AfterRows
+from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
-from pgflo.worker.child import warm_up
+from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
+from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
+from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
+from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
-from pgflo.worker.tables import is_copied, is_described, sink_tables
+from pgflo.worker.tables import (
+    copies,
+    is_copied,
+    is_described,
+    sink_tables,
+    younger_snapshots,
+)
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
@@ -67,7 +79,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
     written = await asyncio.to_thread(read_rules, settings.rules_config, settings.routing_config)
-    await asyncio.to_thread(warm_up)
+    await asyncio.to_thread(warm_up, WORKER_CHILDREN)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
         record = await first_of(_open_record(broker, settings.group), _none_when(stop))
@@ -110,12 +122,15 @@ class Worker:
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
+        self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
+        """What the record said when the destination was made ready for the present life."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Live until stopped, done, or failed for good."""
         backoff = Backoff(self._settings.retry)
         while not stop.is_set():
             view = GroupView(self._record)
+            self._basis = asyncio.get_running_loop().create_future()
             before = self._mark()
             try:
                 is_over = await first_of(
@@ -145,7 +160,7 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        group_view, report = done
+        group_view, report, sequences = done
         names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
         if group_view.group.mode != "copy":
             streaming = Streaming(
@@ -159,12 +174,14 @@ class Worker:
                 self._bound,
                 whole_only=self._whole_only,
             )
-            await streaming.run(stop)
+            await first_of(streaming.run(stop), sequences.follow())
+        await sequences.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report]:
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Sequences]:
         view = await self._wait_described(group_view)
+        self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
         await self._take_over(view, incarnation)
         report = self._report = await Report.register(
@@ -191,8 +208,21 @@ class Worker:
                 self._bound,
             )
             await first_of(lanes.run(), report.run())
+        await watched_task(self._to, self._complete(view, report), report)
+        sequences = Sequences(self._record, self._to, view.group.incarnation, group_view)
+        await sequences.set()
+        return view, report, sequences
+
+    async def _complete(self, view: View, report: Report) -> None:
+        """Do what comes between the last range and the first change, unless it was done before."""
+        if self._settings.schema_source is not None:
+            await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
+        if is_copied(view) and not await asyncio.to_thread(self._is_complete):
+            report.phase("analyzing")
+            largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
+            tables = sink_tables(largest_first, self._bound, copied=True)
+            await analyze(self._to, tables, self._settings.copy_writers)
         await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
-        return view, report
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -209,6 +239,15 @@ class Worker:
         bound = self._bound
         if bound is not None:
             self._to = replace(self._to, spec=bound.spec)
+        if self._settings.schema_source is not None:
+            names = {
+                table.oid: (table.schema, table.name)
+                for table in records
+                if any(to.is_own for to in destined(table, bound))
+            }
+            source = self._settings.schema_source.get_secret_value()
+            syncing = sync_before_rows(self._to, Wanted(source, incarnation, names))
+            await watched_task(self._to, syncing, self._report)
 
         def work() -> tuple[bool, frozenset[int]]:
             with self._to.connect("worker", warn=not self._has_taken_over) as conn:
@@ -225,13 +264,18 @@ class Worker:
                 )
                 return has_begun, tables_through_root(conn, tables)
 
-        has_begun, through_root = await asyncio.to_thread(work)
-        self._to = replace(self._to, through_root=through_root)
+        has_begun, through_root = await watched(self._to, work, self._report)
+        snapshots = younger_snapshots(view)
+        self._to = replace(self._to, through_root=through_root, snapshots=snapshots)
         self._has_taken_over = True
         log.info(
             "beginning at the group's start" if has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
+
+    def _is_complete(self) -> bool:
+        with self._to.connect("worker") as conn:
+            return progress.is_streaming(conn, self._to)
 
     def _start_streaming(self, start_lsn: int) -> None:
         with self._to.connect("worker") as conn:
@@ -242,10 +286,13 @@ class Worker:
         raise progress.superseded(self._to)
 
     async def _reborn(self, group_view: GroupView) -> bool:
-        """Return False when the group has another incarnation than at first."""
-        first = await group_view.wait(lambda _: True)
-        await group_view.wait(lambda now: now.group.incarnation != first.group.incarnation)
-        log.warning("the group was begun anew; so is this sink")
+        """Return False when the group has another incarnation, or other copies, than at first."""
+        first = await asyncio.shield(self._basis)
+        now = await group_view.wait(lambda now: copies(now) != copies(first))
+        if now.group.incarnation != first.group.incarnation:
+            log.warning("the group was begun anew; so is this sink")
+        else:
+            log.info("tables of the group are copied; changes wait meanwhile")
         return False
 
     async def _say_goodbye(self, phase: str) -> None:

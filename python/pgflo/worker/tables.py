@@ -48,12 +48,29 @@ def sink_tables(
             name=to.name,
             root=to.root,
             columns=tuple(here for _, here in to.columns),
-            copied=copied and to.takes_inserts,
+            copied=copied,
             bounds=table.bounds if to.root is not None else "",
+            snapshot_lsn=table.snapshot_lsn,
+            takes_rows=to.takes_inserts,
         )
         for table in tables
         for to in destined(table, bound)
     ]
+
+
+def copies(view: View) -> tuple[str, dict[int, int]]:
+    """Tell what the destination is made ready for: incarnation, and each table's snapshot."""
+    return view.group.incarnation, {oid: table.snapshot_lsn for oid, table in view.tables.items()}
+
+
+def younger_snapshots(view: View) -> dict[int, int]:
+    """Give the consistent points of copies that are younger than the change stream's start."""
+    start_lsn = view.group.start_lsn
+    return {
+        oid: table.snapshot_lsn
+        for oid, table in view.tables.items()
+        if table.snapshot_lsn > start_lsn
+    }
 
 
 def source_shape(table: TableRecord, bound: Bound | None) -> SourceShape:

@@ -18,7 +18,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pgflo.rules.destinations import Destined, routed_to
+from pgflo.rules.destinations import Destined, own, routed_to
 from pgflo.sinks.postgres.assignment import ONE, Assignment, KeyColumn, Route
 from pgflo.sinks.postgres.catalog import find_table
 from pgflo.sinks.postgres.row_search import key_of_rows
@@ -131,9 +131,8 @@ class SourceShape:
 
     def all_destinations(self) -> tuple[Destined, ...]:
         """Tell where its rows go."""
-        own = tuple((name, name) for name in self.columns)
         return self.destinations or (
-            Destined(self.oid, self.schema, self.name, self.root, own, frozenset(), True),
+            own(self.oid, self.schema, self.name, self.root, self.columns),
         )
 
 

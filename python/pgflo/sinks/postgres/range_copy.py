@@ -1,11 +1,11 @@
 """One range of the initial copy: its rows and its row in the ledger, in one transaction.
 
 Upstream: a copy writer process hands over the parts of a lane, one after the other. Downstream:
-COPY … FROM STDIN at the destination.
-Invariant: a range is committed once, with as many rows as the source counted (less those that rules
-drop, each of which is counted too), and only while the run and the incarnation stand in the
-progress row. In any doubt it is rolled back, and an attempt that follows does it again. The table's
-lock comes before the progress row's, as in `prepare`.
+`landing`, which sends the rows; the ledger at the destination.
+Invariant: a range is committed once, with as many rows as the source counted, and only while the
+run and the incarnation stand in the progress row, and the range's snapshot in the table's row of
+`copies`. In any doubt it is rolled back, and an attempt
+that follows does it again. The table's lock comes before those of the rows, as in `prepare`.
 """
 
 from __future__ import annotations
@@ -15,26 +15,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
-from pgflo.rules.bind import compiled
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.landing import Landed, Landing, Ruled, Target
 
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     from psycopg.rows import TupleRow
 
-    from pgflo.broker.records import TableRecord
     from pgflo.sinks.postgres.connection import Destination
-
-Ruled = tuple[int, int, int]
-"""What a rule did: its number, rows dropped, rows changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +41,6 @@ class Range:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where the rows of a source table go."""
-
-    schema: str
-    name: str
-    columns: tuple[str, ...]
-    snapshot_lsn: int
-    """Consistent point of the snapshot that its rows are copied in; no other's are taken."""
-    source: TableRecord | None = None
-    """The table whose program rows go through; None: they pass unparsed."""
-    others: tuple[Target, ...] = ()
-    """Further destinations of that program, in its order."""
-
-    @property
-    def label(self) -> str:
-        """schema.table, for people."""
-        return f"{self.schema}.{self.name}"
-
-
-class AbandonedError(Exception):
-    """Tells psycopg to end a COPY without its rows."""
-
-
 class RangeCopy:
     """Loads ranges through one connection, one at a time."""
 
@@ -79,16 +49,11 @@ class RangeCopy:
     ) -> None:
         self._conn = conn
         self._to = to
-        self._rules = to.spec.compiled() if to.spec else None
-        self._rewriter: _core.CopyRewriter | None = None
-        self._passed_rows = 0
-        """Rows of the range that rules let through to a table that is copied to all along."""
         self._incarnation = incarnation
+        self._rules = to.spec.compiled() if to.spec else None
         self._range: Range | None = None
         self._target: Target | None = None
-        self._cursor: psycopg.Cursor[TupleRow] | None = None
-        self._context: AbstractContextManager[psycopg.Copy] | None = None
-        self._copy: psycopg.Copy | None = None
+        self._landing: Landing | None = None
 
     def is_known(self, wanted: Range) -> bool:
         """Whether the range is committed already."""
@@ -100,106 +65,55 @@ class RangeCopy:
         )
         return found.rowcount > 0
 
-    def begin(self, wanted: Range, target: Target) -> None:
-        """Begin the COPY of a range that is not known. Raises `PgfloError`, as `write` does."""
+    def begin(self, wanted: Range, target: Target, *, is_binary: bool) -> None:
+        """Begin the COPY of a range that is not known, whose rows come in this format.
+
+        Raises `PgfloError`, as `write` does.
+        """
         with _naming(wanted, target):
-            self._begin(wanted, target)
-
-    def _begin(self, wanted: Range, target: Target) -> None:
-        self._conn.execute("BEGIN")
-        self._cursor = self._conn.cursor()
-        self._rewriter, self._passed_rows = self._program(target), 0
-        if not target.others:
-            # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
-            self._context = self._cursor.copy(_copy_query(target))
-            self._copy = self._context.__enter__()
+            self._conn.execute("BEGIN")
+            self._landing = Landing(self._conn, target, self._rules, is_binary=is_binary)
         self._range, self._target = wanted, target
-
-    def _program(self, target: Target) -> _core.CopyRewriter | None:
-        if target.source is None or self._rules is None:
-            return None
-        program = compiled(self._rules, target.source)
-        return _core.CopyRewriter(program, len(self._rules.labels))
 
     def write(self, rows: memoryview) -> None:
         """Send a piece of the rows; pieces may end inside a row. Raises `_core.RulesError` too."""
-        if self._range is None or self._target is None:
+        if self._landing is None or self._range is None or self._target is None:
             message = "no range is begun"
             raise RuntimeError(message)
         with _naming(self._range, self._target):
-            if self._rewriter is None:
-                self._send(rows)
-                return
-            pieces = self._rewriter.feed(rows)
-            if self._copy is not None:
-                self._passed_rows += pieces[0][1]
-                self._send(pieces[0][0])
-                return
-            for to, (data, passed_rows) in zip(
-                (self._target, *self._target.others), pieces, strict=True
-            ):
-                if passed_rows:
-                    self._send_piece(to, data, passed_rows)
-
-    def _send(self, rows: memoryview | bytes) -> None:
-        if self._copy is None:
-            message = "no range is begun"
-            raise RuntimeError(message)
-        self._copy.write(rows)
-
-    def _send_piece(self, to: Target, data: bytes, passed_rows: int) -> None:
-        """Copy whole rows: a connection copies into one table at a time."""
-        cursor = self._conn.cursor()
-        with cursor.copy(_copy_query(to)) as copy:
-            copy.write(data)
-        if cursor.rowcount != passed_rows:
-            raise PgfloError(
-                errors.SINK_ROW_COUNT,
-                f"{to.label}: {passed_rows} rows were sent, {cursor.rowcount} arrived",
-                table=to.label,
-            )
+            self._landing.write(rows)
 
     def commit(self, total_rows: int) -> list[Ruled]:
         """End the COPY, check, book and commit the range; give what rules did.
 
         Raises `PgfloError` SINK_ROW_COUNT, GROUP_SUPERSEDED, or what the server said.
         """
-        context, cursor, done, target = self._context, self._cursor, self._range, self._target
-        if cursor is None or done is None or target is None:
+        landing, done, target = self._landing, self._range, self._target
+        if landing is None or done is None or target is None:
             message = "no range is begun"
             raise RuntimeError(message)
-        rewriter, counts = self._rewriter, list[Ruled]()
-        self._context = self._copy = self._cursor = self._range = self._rewriter = None
+        self._landing = self._range = None
         with _naming(done, target):
-            if context is not None:
-                context.__exit__(None, None, None)
             try:
-                read_rows, passed_rows = total_rows, total_rows
-                if rewriter is not None:
-                    read_rows, counts = rewriter.finish()
-                    passed_rows = self._passed_rows
-                arrived_rows = passed_rows if context is None else cursor.rowcount
-                self._check(done, target, (total_rows, read_rows), (passed_rows, arrived_rows))
-                self._book(done, total_rows)
+                landed = landing.finish()
+                self._book(done, target, total_rows, landed)
             except (PgfloError, _core.CoreError):
                 self._conn.execute("ROLLBACK")
                 raise
             self._conn.execute("COMMIT")
-        return counts
+        return landed.counts
 
-    @staticmethod
-    def _check(done: Range, target: Target, *counts: tuple[int, int]) -> None:
-        """See that what was sent is what came, both from the source and to the destination."""
-        for sent_rows, arrived_rows in counts:
-            if arrived_rows != sent_rows:
-                raise PgfloError(
-                    errors.SINK_ROW_COUNT,
-                    f"range {done.range_no} of {target.label}: {sent_rows} rows were read,"
-                    f" {arrived_rows} arrived",
-                    table=target.label,
-                )
-
-    def _book(self, done: Range, total_rows: int) -> None:
+    def _book(self, done: Range, target: Target, total_rows: int, landed: Landed) -> None:
+        read_rows = total_rows if landed.read_rows is None else landed.read_rows
+        passed_rows = total_rows if landed.passed_rows is None else landed.passed_rows
+        passed = "" if landed.read_rows is None else f" {read_rows} came, {passed_rows} passed,"
+        if read_rows != total_rows or landed.arrived_rows != passed_rows:
+            raise PgfloError(
+                errors.SINK_ROW_COUNT,
+                f"range {done.range_no} of {target.label}: {total_rows} rows were read,"
+                f"{passed} {landed.arrived_rows} arrived",
+                table=target.label,
+            )
         self._hold_run(done)
         self._conn.execute(
             "INSERT INTO pgflo.copied_ranges (group_name, sink, incarnation, relation_oid,"
@@ -210,23 +124,26 @@ class RangeCopy:
 
     def abandon(self) -> None:
         """Roll back what is begun, if anything is."""
-        context, cursor = self._context, self._cursor
-        self._context = self._copy = self._cursor = self._range = self._rewriter = None
-        if context is not None:
-            with contextlib.suppress(AbandonedError):
-                context.__exit__(AbandonedError, AbandonedError(), None)
-        if cursor is not None:
+        landing, self._landing, self._range = self._landing, None, None
+        if landing is not None:
+            landing.abandon()
             self._conn.execute("ROLLBACK")
 
     def _hold_run(self, done: Range) -> None:
-        """Keep the progress row ours until the commit."""
+        """Keep the progress row ours, and the table this copy's, until the commit."""
         held = self._conn.execute(
             "SELECT FROM pgflo.progress WHERE group_name = %(group)s AND sink = %(sink)s"
             " AND shard = %(shard)s AND incarnation = %(incarnation)s AND owner = %(owner)s"
             " FOR SHARE",
             {**self._ids(done), "shard": progress.FIRST, "owner": self._to.owner},
         )
-        if held.rowcount != 1:
+        fits = self._conn.execute(
+            "SELECT FROM pgflo.copies WHERE group_name = %(group)s AND sink = %(sink)s"
+            " AND relation_oid = %(oid)s AND incarnation = %(incarnation)s"
+            " AND snapshot_lsn = %(snapshot)s FOR SHARE",
+            self._ids(done),
+        )
+        if held.rowcount != 1 or fits.rowcount != 1:
             raise progress.superseded(self._to)
 
     def _ids(self, wanted: Range) -> dict[str, object]:
@@ -238,13 +155,6 @@ class RangeCopy:
             "snapshot": _core.lsn_format(wanted.snapshot_lsn),
             "range": wanted.range_no,
         }
-
-
-def _copy_query(target: Target) -> sql.Composed:
-    return sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(target.schema, target.name),
-        sql.SQL(", ").join(map(sql.Identifier, target.columns)),
-    )
 
 
 @contextlib.contextmanager
