@@ -27,7 +27,7 @@ from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import last_envelope, list_streams, stream_state
 from pgflo.config.settings import NatsSettings, ReplicateSettings, RetrySettings, SourceSettings
 from pgflo.errors import PgfloError
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.fix_postgres import Database
 
     from pgflo.broker.records import GroupRecord, TableRecord
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 LIMIT_S = 60.0
 LOOK_S = 0.02
@@ -45,7 +45,7 @@ RUN = """
 import asyncio, signal, sys
 from pgflo import logs
 from pgflo.config.settings import ReplicateSettings, SourceSettings
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 from pydantic import SecretStr
 import uvloop
 
@@ -422,6 +422,15 @@ def _add_changes(group: StoredGroup, data: bytes) -> None:
         assert (header.commit_lsn, header.ordinal) == (commit_lsn, ordinal)
 
 
+def _as_text(table: TableRecord, header: _core.Header, data: bytes) -> list[bytes]:
+    """Give the rows of a whole attempt as lines of COPY's text format."""
+    if header.binary:
+        converter = _core.BinaryToText([column.type_oid for column in table.columns])
+        data = converter.feed(data)
+        converter.finish()
+    return data.splitlines()
+
+
 def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:
     attempts: dict[tuple[int, int, int], list[bytes]] = {}
     complete: dict[tuple[int, int], list[bytes]] = {}
@@ -436,7 +445,7 @@ def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:
         if header.part_no == 0:
             group.attempts.setdefault(key[:2], []).append(header.attempt)
         if header.final:
-            rows = b"".join(parts).splitlines()
+            rows = _as_text(group.tables[header.relation_oid], header, b"".join(parts))
             assert len(rows) == header.total_rows
             complete.setdefault(key[:2], rows)
     for oid, table in group.tables.items():

@@ -15,13 +15,14 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgflo import _core, worker
+from pgflo import _core
 from pgflo.broker.connection import connect
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import ColumnRecord, GroupRecord, Phase, TableRecord, TableState
 from pgflo.broker.topology import create_streams
 from pgflo.config.settings import NatsSettings, RetrySettings, WorkerSettings
+from pgflo.worker.run import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -174,7 +175,7 @@ class Stream:
     async def worker(self, **fields: Any) -> AsyncIterator[asyncio.Task[None]]:  # noqa: ANN401
         """Run a worker in this process; at the end it is asked to stop, and must end well."""
         stop = asyncio.Event()
-        task = asyncio.create_task(worker.run(self.settings(**fields), stop))
+        task = asyncio.create_task(run(self.settings(**fields), stop))
         try:
             yield task
         finally:
@@ -187,7 +188,7 @@ class Stream:
     async def run_to_end(self, **fields: Any) -> None:  # noqa: ANN401 - fields of WorkerSettings
         """Run a worker until it ends by itself."""
         async with asyncio.timeout(LIMIT_S):
-            await worker.run(self.settings(**fields), asyncio.Event())
+            await run(self.settings(**fields), asyncio.Event())
 
     async def until(self, question: Callable[[], bool], task: asyncio.Task[None]) -> None:
         """Wait until the destination answers yes; raise what ends the worker before that."""

@@ -35,6 +35,7 @@ __all__ = [
     "STEP_TRUNCATE",
     "VERSION",
     "Assembler",
+    "BinaryToText",
     "Column",
     "CopyPacker",
     "CoreError",
@@ -53,6 +54,7 @@ __all__ = [
     "Statement",
     "Step",
     "decode_messages",
+    "has_binary_form",
     "lsn_format",
     "lsn_parse",
     "read_header",
@@ -163,6 +165,9 @@ class Header:
     @property
     def final(self) -> bool:
         """Copy: whether this is the last envelope of its attempt."""
+    @property
+    def binary(self) -> bool:
+        """Copy: whether the rows are those of COPY's binary format."""
     @property
     def rows(self) -> int:
         """Copy: rows counted in this envelope; the sum over an attempt is `total_rows`."""
@@ -314,8 +319,12 @@ class CopyPacker:
         *,
         target_body_bytes: int,
         max_body_bytes: int,
+        binary: bool = False,
     ) -> CopyPacker:
-        """Start an attempt. Raises `EnvelopeError` as `Assembler` does."""
+        """Start an attempt. Raises `EnvelopeError` as `Assembler` does.
+
+        `binary`: the format of its rows, for the header; they are packed unread in either.
+        """
     def feed(self, rows: Buffer, row_count: int) -> list[bytes]:
         """Take `row_count` whole rows, give the envelopes that reached `target_body_bytes` of body.
 
@@ -330,6 +339,28 @@ class CopyPacker:
     @property
     def bytes(self) -> int:
         """Bytes of rows fed."""
+
+@final
+class BinaryToText:
+    """Turns rows of COPY's binary format into rows of its text format.
+
+    Text is what COPY writes under the settings that pgflo pins; a float's may differ in its digits,
+    and reads back as the same number.
+    """
+
+    def __new__(cls, type_oids: list[int]) -> BinaryToText:
+        """Begin a range of columns of these types; `EnvelopeError` if one has no known form."""
+    def feed(self, part: Buffer) -> bytes:
+        """Take the next part, cut wherever it is; give the rows that are whole now.
+
+        Raises `DecodeError` where the bytes are no binary COPY of such columns. Memory: the part
+        twice, and one row.
+        """
+    def finish(self) -> None:
+        """Raise `DecodeError` unless the range ended as a binary COPY does."""
+
+def has_binary_form(type_oids: list[int]) -> bool:
+    """Whether `BinaryToText` knows all these types."""
 
 _Cell: TypeAlias = tuple[Literal["n", "u", "t", "b"], bytes | None]
 """A column of a tuple: null, unchanged TOAST (both with None), text or binary."""

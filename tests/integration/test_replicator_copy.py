@@ -23,7 +23,7 @@ from pgflo.source.drop import drop_group, list_group
 if TYPE_CHECKING:
     from tests.fix_replicator import Replicator
 
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 pytestmark = pytest.mark.timeout(300)
 

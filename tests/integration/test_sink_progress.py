@@ -227,25 +227,29 @@ def test_a_range_is_committed_with_its_row_in_the_ledger_or_not_at_all(target: D
     to, incarnation = destination(target), uuid.uuid4()
     begin(to, table("a", "n", "v"), incarnation=incarnation)
     wanted = Range(1, START, 0, 1)
-    into = Target("public", "a", ("n", "v"), START)
+    into = Target("public", "a", ("n", "v"), START, (23, 25), takes_binary=True)
     with to.connect("copy0") as conn:
         ranges = RangeCopy(conn, to, incarnation)
-        ranges.begin(wanted, into)
+        ranges.begin(wanted, into, is_binary=False)
         ranges.write(memoryview(b"1\tone\n2\ttw"))
         ranges.abandon()
         assert not ranges.is_known(wanted)
-        ranges.begin(wanted, into)
+        ranges.begin(wanted, into, is_binary=False)
         ranges.write(memoryview(b"1\tone\n2\ttw"))
         ranges.write(memoryview(b"o\n"))
         ranges.commit(2)
         assert ranges.is_known(wanted)
         other = Range(1, START, 1, 1)
-        ranges.begin(other, into)
+        ranges.begin(other, into, is_binary=False)
         ranges.write(memoryview(b"3\tthree\n"))
         with pytest.raises(PgfloError, match="2 rows were read, 1 arrived") as refused:
             ranges.commit(2)
         assert refused.value.kind is errors.SINK_ROW_COUNT
     assert target.value("SELECT count(*) FROM a") == 2
+
+
+def rows_of_a(snapshot_lsn: int) -> Target:
+    return Target("public", "a", ("n",), snapshot_lsn, (23,), takes_binary=True)
 
 
 def test_a_superseded_copy_writer_commits_nothing(target: Database) -> None:
@@ -254,7 +258,7 @@ def test_a_superseded_copy_writer_commits_nothing(target: Database) -> None:
     begin(to, table("a", "n"), incarnation=incarnation)
     with to.connect("copy0") as conn:
         ranges = RangeCopy(conn, to, incarnation)
-        ranges.begin(Range(1, START, 0, 1), Target("public", "a", ("n",), START))
+        ranges.begin(Range(1, START, 0, 1), rows_of_a(START), is_binary=False)
         ranges.write(memoryview(b"1\n"))
         other = destination(target)
         with other.connect("prepare") as taking:
@@ -276,7 +280,7 @@ def test_a_table_copied_anew_is_emptied_once_and_takes_no_range_of_its_former_co
     target.execute("INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
     with to.connect("copy0") as conn, to.connect("copy1") as later:
         late = RangeCopy(later, to, incarnation)
-        late.begin(Range(1, START, 1, 1), Target("public", "a", ("n",), START))
+        late.begin(Range(1, START, 1, 1), rows_of_a(START), is_binary=False)
         late.write(memoryview(b"2\n"))
         late.commit(1)
         # WHEN it is to be copied under another snapshot
@@ -288,11 +292,11 @@ def test_a_table_copied_anew_is_emptied_once_and_takes_no_range_of_its_former_co
         assert not late.is_known(Range(1, START, 1, 1))
         # and a range of the former one is refused, one of the new one is not
         stale = RangeCopy(conn, to, incarnation)
-        stale.begin(Range(1, START, 0, 1), Target("public", "a", ("n",), START))
+        stale.begin(Range(1, START, 0, 1), rows_of_a(START), is_binary=False)
         with pytest.raises(PgfloError) as refused:
             stale.commit(0)
         assert refused.value.kind is errors.GROUP_SUPERSEDED
-        late.begin(Range(1, START + 8, 0, 1), Target("public", "a", ("n",), START + 8))
+        late.begin(Range(1, START + 8, 0, 1), rows_of_a(START + 8), is_binary=False)
         late.write(memoryview(b"3\n"))
         late.commit(1)
         # The same once more changes nothing.

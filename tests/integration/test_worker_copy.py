@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from psycopg import sql
+from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
 
 from pgflo import _core, errors
@@ -131,6 +132,26 @@ async def test_a_row_that_the_destination_refuses_stops_the_copy(stream: Stream)
         await stream.run_to_end(once=True)
     assert refused.value.kind is errors.SINK_REFUSED
     assert "range 0 of public.log" in refused.value.detail
+
+
+async def test_loaded_tables_are_analysed_once_as_wholes(stream: Stream) -> None:
+    # GIVEN a table that is copied, and is a partition here
+    oid = await prepare(stream, ranges=1)
+    stream.target.execute(
+        "CREATE TABLE root (n int) PARTITION BY RANGE (n)",
+        "ALTER TABLE root ATTACH PARTITION log DEFAULT",
+    )
+    await stream.publish_range(oid, 0, rows_of(0), ROWS)
+    # WHEN the worker runs to its end, and once more
+    with capture_logs() as logs:
+        await stream.run_to_end(once=True)
+        await stream.run_to_end(once=True)
+    # THEN partition and root have statistics, gathered once
+    analysed = [log["tables"] for log in logs if log["event"] == "tables analysed"]
+    assert analysed == [1]
+    assert stream.target.rows(
+        "SELECT tablename, inherited, n_distinct FROM pg_stats WHERE attname = 'n' ORDER BY 1, 2"
+    ) == [("log", False, -1), ("root", True, -1)]
 
 
 async def test_an_empty_range_counts(stream: Stream) -> None:

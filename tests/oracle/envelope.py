@@ -55,6 +55,11 @@ class Parsed:
         """Whether it is the last of its attempt at a range."""
         return self.flags & 2 == 2
 
+    @property
+    def binary(self) -> bool:
+        """Whether it holds rows of COPY's binary format."""
+        return self.flags & 4 == 4
+
 
 @cache
 def _crc_of_byte(byte: int) -> int:

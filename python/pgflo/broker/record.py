@@ -26,6 +26,7 @@ from pgflo.broker.records import (
     CopiedRecord,
     GroupRecord,
     Phase,
+    SequencesRecord,
     SinkRecord,
     SnapshotRecord,
     TableRecord,
@@ -44,7 +45,7 @@ from pgflo.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from nats.js.kv import KeyValue
 
@@ -71,7 +72,9 @@ PAUSE_S = 0.2
 READS_AT_ONCE = 32
 GROUP_KEY = "group"
 
-AnyRecord = TypeVar("AnyRecord", GroupRecord, TableRecord, SinkRecord, CopiedRecord)
+AnyRecord = TypeVar(
+    "AnyRecord", GroupRecord, TableRecord, SinkRecord, CopiedRecord, SequencesRecord
+)
 Result = TypeVar("Result")
 
 
@@ -193,6 +196,18 @@ class Record:
         """Write which ranges of a table a sink has committed."""
         check_sink(record.sink)
         await self.write(f"copied.{record.sink}.{record.oid}", record.to_json())
+
+    async def sequences(self) -> list[SequencesRecord]:
+        """Read where the source's sequences stand, in chunks."""
+        return [record for record, _ in await self._read_all("sequences.*", SequencesRecord)]
+
+    async def put_sequences(self, chunks: Sequence[SequencesRecord]) -> None:
+        """Write where the source's sequences stand; chunks of a longer list before go."""
+        keys = [f"sequences.{number}" for number in range(len(chunks))]
+        for key, chunk in zip(keys, chunks, strict=True):
+            await self.write(key, chunk.to_json())
+        for key in set(await self._keys("sequences.*")).difference(keys):
+            await self.remove(key)
 
     async def watch(self) -> AsyncGenerator[str, None]:
         """Give all keys there are, then each that changes, without end; a key may come more often.

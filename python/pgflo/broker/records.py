@@ -183,6 +183,15 @@ class TableRecord(Stored):
 
 
 @dataclass(frozen=True)
+class ShardRecord:
+    """What one shard of a sink has committed."""
+
+    commit_lsn: int
+    ordinal: int
+    end_lsn: int
+
+
+@dataclass(frozen=True)
 class SinkRecord(Stored):
     """A registered sink and how far it is; key `sink.<name>`. The truth is the sink's own row."""
 
@@ -200,7 +209,38 @@ class SinkRecord(Stored):
     updated_at: str = ""
     applied_changes: int = 0
     blocked_by: str = ""
-    """A lock that the destination waits for, and who holds it."""
+    """A lock that the destination waits for, and who holds it; or a standby."""
+    schema_parts: int = 0
+    """Indexes, constraints and triggers that --target-sync-schema makes."""
+    schema_parts_done: int = 0
+    shards: list[ShardRecord] = field(default_factory=list)
+    """In the order of their numbers, if there are several; the sink is where the smallest is."""
+
+
+@dataclass(frozen=True)
+class SequenceRecord:
+    """Where a sequence of the source stands."""
+
+    schema: str
+    name: str
+    table: tuple[str, str] | None
+    """Schema and name of the table that owns it."""
+    column: str
+    increment: int
+    cycles: bool
+    last_value: int
+    is_called: bool
+    """False: `last_value` is the number that comes next."""
+
+
+@dataclass(frozen=True)
+class SequencesRecord(Stored):
+    """Some of the source's sequences, as they were read together; key `sequences.<chunk>`."""
+
+    incarnation: str
+    lsn: int
+    """Every row that the source had committed by then has its number covered."""
+    sequences: list[SequenceRecord]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     {
         "Group": (o.GROUP,),
         "Destination": (*o.TARGET_SERVER, *o.APPLYING),
+        "Source, for --target-sync-schema": o.SCHEMA_SOURCE,
         "Ending": o.ENDING,
         "Broker": (*o.NATS_SERVER, *o.NATS_STORE),
         "Retries": o.RETRIES,
@@ -29,14 +30,19 @@ if TYPE_CHECKING:
 def postgres(values: parse.Values) -> None:
     """Apply a group's copy and changes to a PostgreSQL database.
 
-    Needs no access to the source. Without --nats-url the broker is the one that `pgflo replicate`
-    of the same group started on this machine.
+    Needs access to the source only for --target-sync-schema. Without --nats-url the broker is the
+    one that `pgflo replicate` of the same group started on this machine.
     """
+    from pgflo.supervisor import processes
+
+    # First of all: the two of us take long to import.
+    processes.warm_up(processes.WORKER_CHILDREN)
+
     from setproctitle import setproctitle
 
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
-    from pgflo.worker import run as apply
+    from pgflo.worker.run import run as apply
 
     settings = read.worker(values)
     setproctitle(f"pgflo worker {settings.sink} [{settings.group}]")

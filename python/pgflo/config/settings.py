@@ -109,6 +109,7 @@ class CopySettings(Settings):
     max_workers_per_table: int = Field(default=4, ge=1, le=256)
     max_workers: int = Field(default=2 * CORES, ge=1, le=256)
     range_bytes: int = Field(default=DEFAULT_RANGE_BYTES, ge=8 * KIB)
+    format: Literal["auto", "text", "binary"] = "auto"
     snapshot_linger_s: float = Field(default=DEFAULT_SNAPSHOT_LINGER_S, ge=0)
 
 
@@ -148,6 +149,8 @@ class WorkerSettings(Settings):
     shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
+    schema_source: SecretStr | None = None
+    """Connection string of the source, from which the tables are brought; None: they are there."""
     once: bool = False
     until: Until | None = None
     state_dir: Path

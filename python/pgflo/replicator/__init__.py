@@ -24,11 +24,6 @@ the record does not have as published, under the snapshot that its holder kept m
 lost, `renewal` has the tables that are not finished copied anew, each from a consistent point of
 its own, while the others stay. `growth` does the same for tables that join. `opening` decides which
 of all that a start has to do.
+
+Importing this package costs nothing: each copy process imports it, and needs only its own part.
 """
-
-from __future__ import annotations
-
-from pgflo.replicator.progress import CopyProgress, TableProgress
-from pgflo.replicator.run import run
-
-__all__ = ["CopyProgress", "TableProgress", "run"]

@@ -32,9 +32,9 @@ from pgflo.replicator.copied import is_all_applied
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask
 from pgflo.replicator.copy_worker import CopyWorker, WorkerGone
 from pgflo.replicator.progress import CopyTally
-from pgflo.replicator.race import all_of, first_of
 from pgflo.replicator.range_queue import RangeQueue
 from pgflo.source.shared_snapshot import snapshot_lost
+from pgflo.supervisor.race import all_of, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -91,6 +91,7 @@ class Copy:
             group.unfinished,
             max_per_table=settings.copying.max_workers_per_table,
             run=group.value.copy_runs,
+            as_text=settings.copying.format == "text",
         )
 
     @property

@@ -71,6 +71,7 @@ class RangeTask:
     range_no: int
     bounds: tuple[int, int | None] | None
     attempt: int
+    is_binary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,7 @@ class _Copier:
             task.attempt,
             target_body_bytes=min(TARGET_BODY_BYTES, self._max_body_bytes),
             max_body_bytes=self._max_body_bytes,
+            binary=task.is_binary,
         )
         await self._start(task)
         try:
@@ -260,4 +262,5 @@ def _copy_statement(task: RangeTask) -> sql.Composed:
         query += sql.SQL(" WHERE ctid >= {}::tid").format(sql.Literal(f"({first},0)"))
         if behind is not None:
             query += sql.SQL(" AND ctid < {}::tid").format(sql.Literal(f"({behind},0)"))
-    return sql.SQL("COPY ({}) TO STDOUT (FORMAT text)").format(query)
+    form = sql.SQL("binary" if task.is_binary else "text")
+    return sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, form)

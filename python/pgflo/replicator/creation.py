@@ -25,6 +25,7 @@ from pgflo.broker.records import GroupRecord, Phase, TableRecord
 from pgflo.broker.topology import create_streams, delete_streams
 from pgflo.errors import PgfloError, describe
 from pgflo.replicator.group import COPY_ONLY, Found, Group
+from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.snapshots import describe_tables, take_snapshot, uncopied
 from pgflo.source import drop, publication, slot
 from pgflo.source.walsender import WalSender
@@ -101,6 +102,11 @@ class Creator:
                 records = [uncopied(table) for table in self._tables.values()]
             for record in records:
                 await group.put_table(record)
+            # Before anybody copies: a reading after the snapshot covers all that it shows.
+            sequences = Sequences(
+                self._record, str(self._names.incarnation), list(self._tables), self._conninfo
+            )
+            await sequences.tell(self._conn, always=True)
             await group.put(
                 phase=Phase.COPYING if self._copies else Phase.STREAMING,
                 publications=publications,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from pgflo import errors
+from pgflo._core import has_binary_form
 from pgflo.broker.names import Names
 from pgflo.broker.records import GroupRecord, Phase, TableRecord
 from pgflo.broker.topology import delete_streams
@@ -194,6 +195,8 @@ async def examine(
     names = Names(settings.group, uuid.UUID(int=0))
     slot_name = None if settings.mode == COPY_ONLY else names.slot
     tables, findings = await preflight.examine(conn, settings.source, slot=slot_name)
+    if settings.copying.format == "binary":
+        findings += without_binary_form(tables)
     fatal = [error for error in findings if not (known and error.kind in _ABOUT_TABLES)]
     for finding in findings:
         tell = log.error if finding in fatal else log.warning
@@ -201,6 +204,23 @@ async def examine(
     if fatal:
         raise fatal[0]
     return replace(tables, findings=tuple(findings))
+
+
+def without_binary_form(tables: TableSet) -> list[PgfloError]:
+    """Name the columns whose type keeps a table from travelling in binary."""
+    found = [
+        (table, [column for column in table.columns if not has_binary_form([column.type_oid])])
+        for table in tables.tables
+    ]
+    return [
+        PgfloError(
+            errors.TABLE_WITHOUT_BINARY_FORM,
+            f"{table} cannot be copied in binary because of "
+            + ", ".join(f"{column.name} ({column.type_name})" for column in columns),
+        )
+        for table, columns in found
+        if columns
+    ]
 
 
 async def refuse_orphan(conn: psycopg.AsyncConnection[Any], settings: ReplicateSettings) -> None:
@@ -223,4 +243,5 @@ _ABOUT_TABLES = (
     errors.TABLE_UNSUPPORTED,
     errors.TABLE_NO_RIGHT,
     errors.TABLE_WITHOUT_IDENTITY,
+    errors.TABLE_WITHOUT_BINARY_FORM,
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pgflo import errors
+from pgflo._core import has_binary_form
 from pgflo.broker.records import ATTEMPTS_PER_RUN, TableRecord, TableState
 from pgflo.broker.spans import numbers, with_number
 from pgflo.errors import PgfloError
@@ -33,6 +34,8 @@ class CopyTable:
     record: TableRecord
     cut: TableRanges
     waiting: list[int]
+    is_binary: bool
+    """The format that its rows travel in."""
     running: int = 0
     stored: list[tuple[int, RangeReport]] = field(default_factory=list)
     """Ranges that the broker has, without proof yet."""
@@ -60,7 +63,10 @@ class CopyTable:
 class RangeQueue:
     """All ranges that are left of a copy, largest table first."""
 
-    def __init__(self, tables: Iterable[TableRecord], *, max_per_table: int, run: int) -> None:
+    def __init__(
+        self, tables: Iterable[TableRecord], *, max_per_table: int, run: int, as_text: bool = False
+    ) -> None:
+        """`as_text`: no rows travel in binary, whatever their types allow."""
         self._max_per_table = max_per_table
         self._run = run
         self.tables = {
@@ -68,6 +74,8 @@ class RangeQueue:
                 table,
                 TableRanges(table.oid, table.ranges, table.range_blocks, table.bytes),
                 [no for no in range(table.ranges) if no not in published],
+                is_binary=not as_text
+                and has_binary_form([column.type_oid for column in table.columns]),
             )
             for table in sorted(tables, key=lambda table: -table.bytes)
             for published in [numbers(table.published)]
@@ -127,6 +135,7 @@ class RangeQueue:
             range_no,
             table.cut.bounds(range_no),
             self._run * ATTEMPTS_PER_RUN + attempt,
+            table.is_binary,
         )
 
     def finish(self, task: RangeTask, report: RangeReport) -> CopyTable:

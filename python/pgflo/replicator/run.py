@@ -26,16 +26,17 @@ from pgflo.broker.records import Phase
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 from pgflo.replicator.copy import Copy
-from pgflo.replicator.copy_worker import warm_up
 from pgflo.replicator.group import COPY_ONLY, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
 from pgflo.replicator.opening import Opening
-from pgflo.replicator.race import first_of
 from pgflo.replicator.retention import Retention
+from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
 from pgflo.source.connection import application_name, failure
+from pgflo.supervisor.processes import REPLICATOR_CHILDREN, warm_up
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,7 @@ async def run(
     free; `progress` hears of the copy at most four times a second. Raises `PgfloError`.
     """
     if settings.mode != "stream":
-        warm_up()
+        warm_up(REPLICATOR_CHILDREN)
     async with AsyncExitStack() as stack:
         broker = await broker_connection.connect(
             settings.nats, name=application_name(settings.group, "replicator")
@@ -160,11 +161,19 @@ class Replicator:
         if snapshot is not None:
             copy = Copy(group, self._broker, self._settings, snapshot, sinks, self._progress)
         lanes = max(copy.lanes if copy else 0, group.value.lanes)
+        incarnation, tables = group.value.incarnation, group.value.tables
+        sequences = Sequences(
+            group.record, incarnation, tables, self._settings.source.conninfo.get_secret_value()
+        )
         retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
         try:
             ended_lsn = await first_of(
-                self._copy_and_stream(group, copy, sinks), sinks.follow(), retention.run()
+                self._copy_and_stream(group, copy, sinks),
+                sinks.follow(),
+                retention.run(),
+                sequences.run(sinks),
             )
+            await sequences.tell_last()
         finally:
             if snapshot is not None:
                 await snapshot.close()

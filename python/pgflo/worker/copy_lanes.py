@@ -20,9 +20,9 @@ from pgflo.broker.records import CopiedRecord, TableState
 from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres.prepare import find_tables
-from pgflo.sinks.postgres.range_copy import Target, copied_ranges
+from pgflo.sinks.postgres.range_copy import Target, copied_ranges, target_of
+from pgflo.supervisor.race import first_of
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Copied, Lane, Left, encode
@@ -229,15 +229,7 @@ class CopyLanes:
     def _find_targets(self, tables: list[TableRecord]) -> dict[int, Target]:
         with self._connect() as conn:
             found = find_tables(conn, [source_table(table, copied=True) for table in tables])
-        return {
-            table.oid: Target(
-                found[table.oid].schema,
-                found[table.oid].name,
-                tuple(column.name for column in table.columns),
-                table.snapshot_lsn,
-            )
-            for table in tables
-        }
+        return {table.oid: target_of(table, found[table.oid]) for table in tables}
 
 
 async def _raise(child: Child) -> NoReturn:

@@ -203,7 +203,8 @@ class CopyWriter:
         elif await self._in_thread(self._ranges.is_known, this):
             self._drop(this, is_applied=True)
         else:
-            await self._in_thread(self._ranges.begin, this, target)
+            begin = partial(self._ranges.begin, is_binary=header.binary)
+            await self._in_thread(begin, this, target)
             self._open, self._next_part = this, 0
 
     async def _commit(self, lane: int, seq: int, this: Range, total_rows: int) -> None:

@@ -20,7 +20,7 @@ from pgflo import _core, errors
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.topology import last_envelope, locate
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.supervisor.race import first_of
 from pgflo.worker.endings import goal_lsn
 from pgflo.worker.epochs import Epochs
 from pgflo.worker.lock_watch import LockWatch
@@ -113,11 +113,13 @@ class Dispatcher:
         """
         consumer = None
         try:
-            await self._shards.start(self._spreading.writers())
+            watch = LockWatch(self._shards.to, self._shards.busy_s, self._report.blocked)
+            await first_of(self._shards.start(self._spreading.writers()), watch.run())
             epochs, consumer = await self._open(self._shards.reached)
             if self._reached.is_set():
                 return
             self._shards.on_reached = self._on_reached
+            self._shards.on_moved = self._tell_shards
             self._shards.on_answer = self._wake.set
             await first_of(
                 self._read(consumer, epochs),
@@ -127,7 +129,7 @@ class Dispatcher:
                 self._spreading.finished(),
                 self._shards.keep_level(),
                 self._watch_open(),
-                LockWatch(self._shards.to, self._shards.busy_s, self._report.blocked).run(),
+                watch.run(),
                 self._watch_final(),
                 stop.wait(),
                 self._shards.failed(),
@@ -143,6 +145,7 @@ class Dispatcher:
         """Find the place in the stream that the destination's position asks for."""
         position = found.position
         self._report.moved(position, found.end_lsn, 0, 0)
+        self._tell_shards()
         self._report.phase("streaming")
         self._goal = await goal_lsn(self._settings, self._broker, self._names)
         if self._goal is not None:
@@ -241,6 +244,9 @@ class Dispatcher:
         self._moved.set()
         self._end_lsn = mark.end_lsn
         self._see_goal()
+
+    def _tell_shards(self) -> None:
+        self._report.shards(self._shards.stored)
 
     def _see_goal(self) -> None:
         if self._goal is not None and self._end_lsn >= self._goal:

@@ -27,15 +27,20 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.schema.build import AfterRows, tell_unfinished
+from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
+from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
-from pgflo.worker.child import warm_up
+from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
+from pgflo.supervisor.race import first_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
+from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
+from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import (
     basis,
@@ -67,7 +72,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
-    await asyncio.to_thread(warm_up)
+    await asyncio.to_thread(warm_up, WORKER_CHILDREN)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
         record = await first_of(_open_record(broker, settings.group), _none_when(stop))
@@ -141,7 +146,7 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        group_view, report = done
+        group_view, report, sequences = done
         names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
         if group_view.group.mode != "copy":
             streaming = Streaming(
@@ -154,11 +159,12 @@ class Worker:
                 report,
                 whole_only=self._whole_only,
             )
-            await streaming.run(stop)
+            await first_of(streaming.run(stop), sequences.follow())
+        await sequences.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report]:
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Sequences]:
         view = await self._wait_described(group_view)
         self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
@@ -177,8 +183,23 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
+        await watched_task(self._to, self._complete(view, report), report)
+        sequences = Sequences(self._record, self._to, view.group.incarnation, group_view)
+        await sequences.set()
+        return view, report, sequences
+
+    async def _complete(self, view: View, report: Report) -> None:
+        """Do what comes between the last range and the first change, unless it was done before."""
+        if self._settings.schema_source is not None:
+            await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
+        else:
+            await tell_unfinished(self._to)
+        if is_copied(view) and not await asyncio.to_thread(self._is_complete):
+            report.phase("analyzing")
+            largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
+            tables = [source_table(table, copied=True) for table in largest_first]
+            await analyze(self._to, tables, self._settings.copy_writers)
         await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
-        return view, report
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -189,6 +210,11 @@ class Worker:
         )
 
     async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
+        if self._settings.schema_source is not None:
+            names = {oid: (table.schema, table.name) for oid, table in view.tables.items()}
+            source = self._settings.schema_source.get_secret_value()
+            syncing = sync_before_rows(self._to, Wanted(source, incarnation, names))
+            await watched_task(self._to, syncing, self._report)
         tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
 
         def work() -> tuple[bool, frozenset[int]]:
@@ -204,7 +230,7 @@ class Worker:
                 )
                 return has_begun, tables_through_root(conn, tables)
 
-        has_begun, through_root = await asyncio.to_thread(work)
+        has_begun, through_root = await watched(self._to, work, self._report)
         snapshots = younger_snapshots(view)
         self._to = replace(self._to, through_root=through_root, snapshots=snapshots)
         self._has_taken_over = True
@@ -212,6 +238,10 @@ class Worker:
             "beginning at the group's start" if has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
+
+    def _is_complete(self) -> bool:
+        with self._to.connect("worker") as conn:
+            return progress.is_streaming(conn, self._to)
 
     def _start_streaming(self, start_lsn: int) -> None:
         with self._to.connect("worker") as conn:

@@ -11,7 +11,7 @@ follows from `--shards` and from what the destination's tables look like today.
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,18 @@ import structlog
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.placement import Placement
+from pgflo.supervisor.race import first_of
 from pgflo.worker.dispatcher import Dispatcher
+from pgflo.worker.lock_watch import watched
 from pgflo.worker.shards import Shards
 from pgflo.worker.spreading import Gather, Split, Whole
 from pgflo.worker.tables import source_shape
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping, Sequence
 
     from psycopg.rows import TupleRow
@@ -91,17 +93,17 @@ class Streaming:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Apply until the ending is reached or `stop` is set. Raises `PgfloError`."""
-        stock = await asyncio.to_thread(self._take_stock)
+        stock = await watched(self._to, self._take_stock, self._report)
         if not stock.is_level:
             log.info("shards stand at different positions; first they are made even")
             shards = self._shards(stock.rows)
             await self._dispatch(shards, Gather(shards, stock.stored), stop)
             if stop.is_set() or not shards.is_level:
                 return
-            stock = await asyncio.to_thread(self._take_stock)
+            stock = await watched(self._to, self._take_stock, self._report)
         rows = stock.rows
         if stock.stored.digest != stock.wanted.digest:
-            rows = await asyncio.to_thread(self._settle, stock)
+            rows = await watched(self._to, functools.partial(self._settle, stock), self._report)
         shards = self._shards(rows)
         spreading: Spreading = Whole(shards)
         if stock.wanted.shards > 1:

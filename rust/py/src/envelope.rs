@@ -114,6 +114,11 @@ impl Header {
     }
 
     #[getter]
+    const fn binary(&self) -> bool {
+        self.0.copy.is_binary
+    }
+
+    #[getter]
     const fn rows(&self) -> u64 {
         self.0.copy.rows
     }

@@ -43,7 +43,7 @@ mod _core {
     #[pymodule_export]
     use crate::assembler::Assembler;
     #[pymodule_export]
-    use crate::copy::CopyPacker;
+    use crate::copy::{BinaryToText, CopyPacker, has_binary_form};
     #[pymodule_export]
     use crate::envelope::{Envelope, Header, read_header};
     #[pymodule_export]

@@ -151,7 +151,12 @@ class Destination:
         Call it after the progress row was taken: whatever those sessions hold can no longer commit,
         only block. Returns how many there were.
         """
-        return _terminate(conn, f"{self._name_prefix()} ", spare=f" {self._run_name()} ")
+        return _terminate(conn, self.sink_prefix, spare=f" {self._run_name()} ")
+
+    @property
+    def sink_prefix(self) -> str:
+        """How the application names of this sink's sessions begin, those of former runs too."""
+        return f"{self._name_prefix()} "
 
     @property
     def session_prefix(self) -> str:

@@ -64,6 +64,13 @@ SCHEMA_STATEMENTS = (
         group_name text, sink text, shards int NOT NULL, hash_version int NOT NULL,
         tables jsonb NOT NULL, digest text NOT NULL, PRIMARY KEY (group_name, sink)
     )""",
+    # Parts of the schema that are yet to be made: `pgflo.schema.ledger`.
+    """CREATE TABLE IF NOT EXISTS pgflo.schema_parts (
+        group_name text, sink text, number int, incarnation uuid NOT NULL, stage int NOT NULL,
+        place int NOT NULL, label text NOT NULL, statements text NOT NULL, needs int[] NOT NULL,
+        tables int[] NOT NULL, exclusive bool NOT NULL, done_at timestamptz,
+        PRIMARY KEY (group_name, sink, number)
+    )""",
 )
 
 SCHEMA_LOCK = 0x7067666C6F
@@ -99,7 +106,10 @@ class Progress:
 
 def create_schema(conn: psycopg.Connection[TupleRow]) -> None:
     """Create schema `pgflo` and its tables where they are missing; needs CREATE only then."""
-    found = conn.execute("SELECT to_regclass('pgflo.copies') IS NOT NULL").fetchone()
+    found = conn.execute(
+        "SELECT to_regclass('pgflo.copies') IS NOT NULL"
+        " AND to_regclass('pgflo.schema_parts') IS NOT NULL"
+    ).fetchone()
     if found == (True,):
         return
     with conn.transaction():
@@ -222,6 +232,15 @@ def start_streaming(conn: psycopg.Connection[TupleRow], to: Destination, start_l
         )
     if moved.rowcount == 0:
         raise superseded(to)
+
+
+def is_streaming(conn: psycopg.Connection[TupleRow], to: Destination) -> bool:
+    """Whether `start_streaming` was called for this incarnation."""
+    found = conn.execute(
+        "SELECT FROM pgflo.progress WHERE group_name = %s AND sink = %s AND end_lsn > '0/0'",
+        (to.group, to.sink),
+    )
+    return found.rowcount > 0
 
 
 def move(

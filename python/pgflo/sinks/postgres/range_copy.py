@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from pgflo.broker.records import TableRecord
+    from pgflo.sinks.postgres.catalog import Table
     from pgflo.sinks.postgres.connection import Destination
 
 
@@ -51,11 +53,36 @@ class Target:
     columns: tuple[str, ...]
     snapshot_lsn: int
     """Consistent point of the snapshot that its rows are copied in; no other's are taken."""
+    source_types: tuple[int, ...]
+    """OIDs of the columns' types at the source."""
+    takes_binary: bool
+    """Its columns have the same types: rows in binary mean here what they mean there."""
 
     @property
     def label(self) -> str:
         """schema.table, for people."""
         return f"{self.schema}.{self.name}"
+
+
+BINARY_TWINS = {1043: 25}
+"""Types whose binary form is that of another: varchar, text."""
+
+
+def target_of(table: TableRecord, found: Table) -> Target:
+    """Tell where the rows of a source table go: into `found`."""
+    types = tuple(column.type_oid for column in table.columns)
+    own = (found.columns[column.name].type_oid for column in table.columns)
+    return Target(
+        found.schema,
+        found.name,
+        tuple(column.name for column in table.columns),
+        table.snapshot_lsn,
+        types,
+        takes_binary=all(
+            BINARY_TWINS.get(theirs, theirs) == BINARY_TWINS.get(ours, ours)
+            for theirs, ours in zip(types, own, strict=True)
+        ),
+    )
 
 
 class AbandonedError(Exception):
@@ -76,6 +103,8 @@ class RangeCopy:
         self._cursor: psycopg.Cursor[TupleRow] | None = None
         self._context: AbstractContextManager[psycopg.Copy] | None = None
         self._copy: psycopg.Copy | None = None
+        self._to_text: _core.BinaryToText | None = None
+        """For rows in binary that the destination would read as others."""
 
     def is_known(self, wanted: Range) -> bool:
         """Whether the range is committed already."""
@@ -87,19 +116,26 @@ class RangeCopy:
         )
         return found.rowcount > 0
 
-    def begin(self, wanted: Range, target: Target) -> None:
-        """Begin the COPY of a range that is not known. Raises `PgfloError`, as `write` does."""
-        with _naming(wanted, target):
-            self._begin(wanted, target)
+    def begin(self, wanted: Range, target: Target, *, is_binary: bool) -> None:
+        """Begin the COPY of a range that is not known, whose rows come in this format.
 
-    def _begin(self, wanted: Range, target: Target) -> None:
+        Raises `PgfloError`, as `write` does.
+        """
+        self._to_text = None
+        if is_binary and not target.takes_binary:
+            self._to_text = _core.BinaryToText(list(target.source_types))
+        with _naming(wanted, target):
+            self._begin(wanted, target, is_binary=is_binary and self._to_text is None)
+
+    def _begin(self, wanted: Range, target: Target, *, is_binary: bool) -> None:
         self._conn.execute("BEGIN")
         self._cursor = self._conn.cursor()
         # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
         self._context = self._cursor.copy(
-            sql.SQL("COPY {} ({}) FROM STDIN").format(
+            sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(
                 sql.Identifier(target.schema, target.name),
                 sql.SQL(", ").join(map(sql.Identifier, target.columns)),
+                sql.SQL("binary" if is_binary else "text"),
             )
         )
         self._copy = self._context.__enter__()
@@ -111,7 +147,7 @@ class RangeCopy:
             message = "no range is begun"
             raise RuntimeError(message)
         with _naming(self._range, self._target):
-            self._copy.write(rows)
+            self._copy.write(self._to_text.feed(rows) if self._to_text else rows)
 
     def commit(self, total_rows: int) -> None:
         """End the COPY, check, book and commit the range.
@@ -123,6 +159,8 @@ class RangeCopy:
             message = "no range is begun"
             raise RuntimeError(message)
         self._context = self._copy = self._cursor = self._range = None
+        if self._to_text is not None:
+            self._to_text.finish()
         with _naming(done, target):
             context.__exit__(None, None, None)
             try:

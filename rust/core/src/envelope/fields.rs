@@ -45,6 +45,8 @@ pub struct CopyFields {
     pub total_rows: u64,
     /// Whether this is the last envelope of the attempt.
     pub is_final: bool,
+    /// Whether the rows are those of COPY's binary format; of its text format otherwise.
+    pub is_binary: bool,
 }
 
 /// A header. `body_bytes` is set by [`Header::seal`].
