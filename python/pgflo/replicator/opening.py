@@ -51,6 +51,8 @@ class Opening:
         """The process that holds the snapshot, if it is one of ours."""
         self.is_abandoned = False
         """Whether a first start failed, and left nothing behind."""
+        self.has_begun = False
+        """Whether a snapshot was taken: if it is lost, another one is worth trying."""
         self.grows_later = False
         """Whether tables wait to join until the copy under way is complete."""
 
@@ -159,6 +161,7 @@ class Opening:
             self._holder = None
 
     async def _share_new(self, group: Group) -> SharedSnapshot | None:
+        self.has_begun = True
         if not group.unfinished:
             return None
         if (snapshot := await self._share(group)) is None:

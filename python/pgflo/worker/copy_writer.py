@@ -197,8 +197,12 @@ class CopyWriter:
                 errors.GROUP_CHANGED,
                 f"a copy lane brings rows of table {this.oid}, not one of ours",
             )
-        if this.snapshot_lsn != target.snapshot_lsn or header.part_no != 0:
-            # Of another snapshot; or the rest of an attempt whose beginning is not to be had.
+        if this.snapshot_lsn < target.snapshot_lsn:
+            # Of a copy that was given up: nobody needs it, as if it were applied.
+            self._drop(this, is_applied=True)
+        elif this.snapshot_lsn != target.snapshot_lsn or header.part_no != 0:
+            # Of a copy that we are to hear of; or the rest of an attempt whose beginning is not to
+            # be had.
             self._drop(this, is_applied=False)
         elif await self._in_thread(self._ranges.is_known, this):
             self._drop(this, is_applied=True)
