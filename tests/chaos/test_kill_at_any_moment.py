@@ -181,6 +181,33 @@ def test_snapshot_lost_during_the_copy(
     assert worker.exit_code() is None
 
 
+@pytest.mark.parametrize("shards", ["1", "3"])
+def test_killed_while_tables_join(
+    pipeline: Pipeline, load: Load, chance: random.Random, shards: str
+) -> None:
+    # GIVEN a group of two tables that streams, while others are written as well
+    load.create(rows=60_000)
+    load.start()
+    few = ("--exclude-tables", 'journal,"Odd ""Name"', "--range-size", "128kB")
+    replicator, worker = pipeline.replicate(*few), pipeline.worker("--shards", shards)
+    pipeline.wait_caught_up(limit_s=120)
+    assert replicator.stop() == 0
+    # WHEN the others join, and one process or another is killed meanwhile
+    for number in range(ROUNDS):
+        replicator = pipeline.replicate("--range-size", "128kB")
+        load.wait_committed(chance.randrange(1, 120))
+        if number % 2:
+            worker.kill()
+            worker = pipeline.worker("--shards", shards)
+        replicator.kill()
+    pipeline.replicate("--range-size", "128kB")
+    # THEN both sides are equal in the end, and no table was begun anew
+    finish(pipeline, load)
+    log = replicator.log.read_text(errors="replace")
+    assert log.count('"group created"') == 1
+    assert '"tables join the group"' in log
+
+
 def holder_or_done(
     pipeline: Pipeline, replicator: Command
 ) -> psutil.Process | Literal["done"] | None:

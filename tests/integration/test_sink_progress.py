@@ -17,8 +17,9 @@ from pgflo import errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
+from pgflo.sinks.postgres.landing import Target
 from pgflo.sinks.postgres.prepare import NotEmpty, SourceTable, prepare
-from pgflo.sinks.postgres.range_copy import Range, RangeCopy, Target
+from pgflo.sinks.postgres.range_copy import Range, RangeCopy
 
 if TYPE_CHECKING:
     from tests.fix_changes import Changes, Sink

@@ -25,6 +25,7 @@ EXAMPLES: dict[Type, tuple[str, object]] = {
     Type.SIZE: ("128MB", 128 * 1024 * 1024),
     Type.DURATION: ("90s", 90.0),
     Type.PATH: ("/some/where", Path("/some/where")),
+    Type.REFERENCE: ("some/where.yaml", "some/where.yaml"),
     Type.PATTERNS: ('a,"B.c",d.*', ('a,"B.c",d.*',)),
     Type.GROUP: ("shop_2", "shop_2"),
     Type.SINK: ("crm-2", "crm-2"),

@@ -205,6 +205,8 @@ def worker(values: Values) -> s.WorkerSettings:
         batch_rows=values.get(o.BATCH_SIZE),
         shards=values.get(o.SHARDS),
         copy_writers=values.get(o.COPY_WRITERS),
+        rules_config=values.get(o.RULES_CONFIG),
+        routing_config=values.get(o.ROUTING_CONFIG),
         target_not_empty=values.get(o.TARGET_NOT_EMPTY),
         schema_source=schema_source(values) if values.get(o.TARGET_SYNC_SCHEMA) else None,
         once=values.get(o.ONCE),

@@ -255,6 +255,18 @@ COPY_WRITERS = Option(
     least=1,
     most=256,
 )
+RULES_CONFIG = Option(
+    "rules-config",
+    "File with rules: filters, masks, regular expressions, columns left out.",
+    Type.REFERENCE,
+    metavar="FILE",
+)
+ROUTING_CONFIG = Option(
+    "routing-config",
+    "File with routes: other tables, other columns, several of them.",
+    Type.REFERENCE,
+    metavar="FILE",
+)
 TARGET = Option(
     "target",
     "Destination as URL or connection string, instead of --target-host and so on.",
@@ -339,6 +351,22 @@ RETRY_MAX_WAIT = Option(
     key="max-wait",
 )
 
+TABLE = Option("table", "Table of the row, as at the source.", in_file=False)
+ROW = Option("row", "The row, as a JSON object.", in_file=False, metavar="JSON")
+OLD = Option(
+    "old",
+    "The row before the change; all columns: REPLICA IDENTITY FULL.",
+    in_file=False,
+    metavar="JSON",
+)
+OP = Option(
+    "op",
+    "What happened to it at the source.",
+    Type.CHOICE,
+    default="insert",
+    choices=("insert", "update", "delete"),
+    in_file=False,
+)
 WATCH = Option("watch", "Stay, and show it again every second.", Type.SWITCH, in_file=False)
 TIMEOUT = Option(
     "timeout",
@@ -367,6 +395,8 @@ TARGET_SERVER = (
 )
 APPLYING = (
     SINK,
+    RULES_CONFIG,
+    ROUTING_CONFIG,
     SHARDS,
     EPOCH_BYTES,
     BATCH_SIZE,
@@ -420,6 +450,10 @@ ALL: tuple[Option, ...] = tuple(
             *WORKING,
             JSON,
             YES,
+            TABLE,
+            ROW,
+            OLD,
+            OP,
             WATCH,
             TIMEOUT,
             KEEP,

@@ -1,7 +1,7 @@
 """Copies tables of a living group under a new snapshot, each from a consistent point of its own.
 
-Upstream: `run` finds tables whose snapshot is lost, or whose ranges the broker lost. Downstream:
-their records, and a copy of them.
+Upstream: `run` finds tables whose snapshot is lost, whose ranges the broker lost, or that join.
+Downstream: their records, and a copy of them.
 
     publications cover them → a slot for the moment exports a snapshot → holder, locks → the
     tables' records, with the new consistent point → group: COPYING, the snapshot
@@ -54,7 +54,7 @@ async def renew(
     group: Group,
     tables: Iterable[TableRecord],
 ) -> SnapshotHolder | None:
-    """Begin the copy of these tables anew; the group's record tells the snapshot then.
+    """Begin the copy of these tables, members or joining; the group's record tells the snapshot.
 
     Gives its holder's handle; None when none of them exists any more. Raises `PgfloError`,
     `psycopg.Error`.
@@ -86,7 +86,7 @@ async def renew(
             phase=Phase.COPYING,
             snapshot=held,
             final_lsn=None,
-            layout=group.value.layout + 1,
+            **group.with_tables(known),
         )
     except BaseException:
         await holder.stop()

@@ -101,6 +101,8 @@ class SinkLook:
     """Indexes, constraints and triggers that are made after the rows."""
     schema_parts_done: int
     updated_at: str
+    rules: dict[str, list[int]]
+    """Rule or route → rows that it dropped, rows that it changed."""
     shards: list[ShardLook]
     """Empty when there is one: it is where the sink is."""
 
@@ -148,7 +150,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
     stream = await _stream(broker, names)
     head_lsn = source.current_lsn if source else stream.end_lsn if stream else None
     sinks = await record.sinks()
-    tables = await record.tables()
+    tables = {oid: table for oid, table in (await record.tables()).items() if oid in group.tables}
     applied = {name: await record.copied(name) for name in sinks}
     return Snapshot(
         group=record.group_name,
@@ -216,6 +218,7 @@ async def _sink(
         schema_parts=sink.schema_parts if current else 0,
         schema_parts_done=sink.schema_parts_done if current else 0,
         updated_at=sink.updated_at,
+        rules=sink.rules if current else {},
         shards=[
             ShardLook(
                 end_lsn=_core.lsn_format(shard.end_lsn),

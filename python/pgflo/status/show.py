@@ -54,6 +54,8 @@ def draw(snapshot: Snapshot) -> RenderableType:
             for sink in snapshot.sinks
             if sink.blocked_by
         ]
+        if any(sink.rules for sink in snapshot.sinks):
+            parts.append(_rules(snapshot))
         parts += [
             Text(
                 f"{sink.name} has made {sink.schema_parts_done} of {sink.schema_parts}"
@@ -110,6 +112,16 @@ def _sinks(snapshot: Snapshot) -> RenderableType:
         )
         for number, shard in enumerate(sink.shards):
             table.add_row(f"  shard {number}", "", shard.end_lsn, size(shard.lag_bytes))
+    return table
+
+
+def _rules(snapshot: Snapshot) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("sink", "rule or route", "rows dropped", "rows changed"):
+        table.add_column(title, justify="right" if title.startswith("rows") else "left")
+    for sink in snapshot.sinks:
+        for label, (dropped, changed) in sink.rules.items():
+            table.add_row(sink.name, label, f"{dropped:,}", f"{changed:,}")
     return table
 
 

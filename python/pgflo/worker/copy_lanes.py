@@ -20,13 +20,14 @@ from pgflo.broker.records import CopiedRecord, TableState
 from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
+from pgflo.sinks.postgres.landing import Target, target_of
 from pgflo.sinks.postgres.prepare import find_tables
-from pgflo.sinks.postgres.range_copy import Target, copied_ranges, target_of
+from pgflo.sinks.postgres.range_copy import copied_ranges
 from pgflo.supervisor.race import first_of
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Copied, Lane, Left, encode
-from pgflo.worker.tables import source_table
+from pgflo.worker.tables import sink_tables
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pgflo.broker.record import Record
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
+    from pgflo.rules.bind import Bound
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
@@ -62,7 +64,9 @@ class CopyLanes:
         to: Destination,
         view: GroupView,
         report: Report,
+        bound: Bound | None,
     ) -> None:
+        self._bound = bound
         self._broker = broker
         self._record = record
         self._names = names
@@ -170,6 +174,7 @@ class CopyLanes:
                     ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
                     ranges[message.range_no] = message.rows
                     self._untold.add(message.oid)
+                    self._report.ruled(message.rules)
                 self._report.lane(message.lane, message.seq)
             case Left():
                 self._free.append(message.lane)
@@ -228,8 +233,8 @@ class CopyLanes:
 
     def _find_targets(self, tables: list[TableRecord]) -> dict[int, Target]:
         with self._connect() as conn:
-            found = find_tables(conn, [source_table(table, copied=True) for table in tables])
-        return {table.oid: target_of(table, found[table.oid]) for table in tables}
+            found = find_tables(conn, sink_tables(tables, self._bound, copied=True))
+        return {table.oid: target_of(table, found, self._bound) for table in tables}
 
 
 async def _raise(child: Child) -> NoReturn:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +29,7 @@ from pgflo.errors import PgfloError
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.range_copy import Range, RangeCopy
 from pgflo.supervisor.lifeline import die_with_parent
+from pgflo.worker.filtering import rules_error
 from pgflo.worker.messages import Copied, Failed, Lane, Left, Message, decode, encode
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from pgflo.broker.names import Names
     from pgflo.config.settings import NatsSettings
     from pgflo.sinks.postgres.connection import Destination
-    from pgflo.sinks.postgres.range_copy import Target
+    from pgflo.sinks.postgres.landing import Target
 
 log = structlog.get_logger("pgflo.worker")
 
@@ -72,6 +74,8 @@ def main(
         pipe.send_bytes(encode(Failed.of(error)))
     except psycopg.Error as error:
         pipe.send_bytes(encode(Failed.of(failure(error, "copying"))))
+    except _core.RulesError as error:
+        pipe.send_bytes(encode(Failed.of(rules_error(error))))
     except _core.CoreError as error:
         detail = f"an envelope of the copy cannot be read: {error}"
         pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_CHAIN_GAP, detail))))
@@ -205,8 +209,9 @@ class CopyWriter:
 
     async def _commit(self, lane: int, seq: int, this: Range, total_rows: int) -> None:
         self._open = None
-        await self._in_thread(self._ranges.commit, total_rows)
-        self._tell(_copied(lane, seq, this, rows=total_rows, is_new=True))
+        counts = await self._in_thread(self._ranges.commit, total_rows)
+        copied = _copied(lane, seq, this, rows=total_rows, is_new=True)
+        self._tell(replace(copied, rules=counts))
 
     async def _abandon(self) -> None:
         self._open = None

@@ -27,6 +27,10 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
+from pgflo.rules.bind import bind, digests
+from pgflo.rules.check import check
+from pgflo.rules.destinations import destined
+from pgflo.rules.read import read as read_rules
 from pgflo.schema.build import AfterRows, tell_unfinished
 from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
@@ -43,16 +47,18 @@ from pgflo.worker.report import Report
 from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import (
-    copies,
+    basis,
     is_copied,
     is_described,
-    source_table,
+    sink_tables,
     younger_snapshots,
 )
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import RetrySettings, WorkerSettings
+    from pgflo.rules.bind import Bound
+    from pgflo.rules.read import Written
     from pgflo.worker.group_view import View
 
 log = structlog.get_logger("pgflo.worker")
@@ -72,6 +78,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
+    written = await asyncio.to_thread(read_rules, settings.rules_config, settings.routing_config)
     await asyncio.to_thread(warm_up, WORKER_CHILDREN)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
@@ -84,7 +91,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
         if lease is None:
             return
         try:
-            await Worker(settings, broker, record, lease).run(stop)
+            await Worker(settings, broker, record, lease, written).run(stop)
         finally:
             with contextlib.suppress(PgfloError):
                 await lease.release()
@@ -96,8 +103,15 @@ class Worker:
     """The lives of one run."""
 
     def __init__(
-        self, settings: WorkerSettings, broker: Broker, record: Record, lease: Lease
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        record: Record,
+        lease: Lease,
+        written: Written,
     ) -> None:
+        self._written = written
+        self._bound: Bound | None = None
         self._settings = settings
         self._broker = broker
         self._record = record
@@ -157,6 +171,7 @@ class Worker:
                 view,
                 group_view,
                 report,
+                self._bound,
                 whole_only=self._whole_only,
             )
             await first_of(streaming.run(stop), sequences.follow())
@@ -177,10 +192,20 @@ class Worker:
             (view.group.start_lsn, 0),
             view.group.start_lsn,
         )
+        if self._bound is not None:
+            report.titles = self._bound.spec.titles
+        report.compiled(digests(self._bound, view.tables.values()))
         if is_copied(view):
             names = Names(self._settings.group, incarnation)
             lanes = CopyLanes(
-                self._broker, self._record, names, self._settings, self._to, group_view, report
+                self._broker,
+                self._record,
+                names,
+                self._settings,
+                self._to,
+                group_view,
+                report,
+                self._bound,
             )
             await first_of(lanes.run(), report.run())
         await watched_task(self._to, self._complete(view, report), report)
@@ -197,7 +222,7 @@ class Worker:
         if is_copied(view) and not await asyncio.to_thread(self._is_complete):
             report.phase("analyzing")
             largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
-            tables = [source_table(table, copied=True) for table in largest_first]
+            tables = sink_tables(largest_first, self._bound, copied=True)
             await analyze(self._to, tables, self._settings.copy_writers)
         await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
 
@@ -210,15 +235,26 @@ class Worker:
         )
 
     async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
+        records = list(view.tables.values())
+        self._bound = bind(self._written, records) if self._written else None
+        tables = sink_tables(records, self._bound, copied=is_copied(view))
+        bound = self._bound
+        if bound is not None:
+            self._to = replace(self._to, spec=bound.spec)
         if self._settings.schema_source is not None:
-            names = {oid: (table.schema, table.name) for oid, table in view.tables.items()}
+            names = {
+                table.oid: (table.schema, table.name)
+                for table in records
+                if any(to.is_own for to in destined(table, bound))
+            }
             source = self._settings.schema_source.get_secret_value()
             syncing = sync_before_rows(self._to, Wanted(source, incarnation, names))
             await watched_task(self._to, syncing, self._report)
-        tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
 
         def work() -> tuple[bool, frozenset[int]]:
             with self._to.connect("worker", warn=not self._has_taken_over) as conn:
+                if bound is not None:
+                    check(conn, bound, records, tables)
                 has_begun = prepare(
                     conn,
                     self._to,
@@ -252,13 +288,13 @@ class Worker:
         raise progress.superseded(self._to)
 
     async def _reborn(self, group_view: GroupView) -> bool:
-        """Return False when the group has another incarnation, or other copies, than at first."""
+        """Return False when the group's incarnation, tables or copies are others than at first."""
         first = await asyncio.shield(self._basis)
-        now = await group_view.wait(lambda now: copies(now) != copies(first))
+        now = await group_view.wait(lambda now: basis(now) != basis(first))
         if now.group.incarnation != first.group.incarnation:
             log.warning("the group was begun anew; so is this sink")
         else:
-            log.info("tables of the group are copied; changes wait meanwhile")
+            log.info("tables joined the group, or are copied anew; changes wait meanwhile")
         return False
 
     async def _say_goodbye(self, phase: str) -> None:

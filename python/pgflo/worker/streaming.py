@@ -20,6 +20,7 @@ import structlog
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
+from pgflo.rules.destinations import destined
 from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.placement import Placement
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
     from pgflo.config.settings import WorkerSettings
+    from pgflo.rules.bind import Bound
     from pgflo.sinks.postgres.assignment import Assignment
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.sinks.postgres.placement import SourceShape
@@ -77,10 +79,12 @@ class Streaming:
         group_view: GroupView,
         view: View,
         report: Report,
+        bound: Bound | None,
         *,
         whole_only: bool,
     ) -> None:
         """`whole_only`: begin no transaction whose end is not in the stream yet."""
+        self._bound = bound
         self._broker = broker
         self._names = names
         self._settings = settings
@@ -89,7 +93,12 @@ class Streaming:
         self._view = view
         self._report = report
         self._whole_only = whole_only
-        self._roots = {table.oid: table.root for table in view.tables.values() if table.root}
+        self._roots = {
+            to.oid: to.root
+            for table in view.tables.values()
+            for to in destined(table, bound)
+            if to.root
+        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Apply until the ending is reached or `stop` is set. Raises `PgfloError`."""
@@ -117,7 +126,7 @@ class Streaming:
             self._settings,
             shards,
             spreading,
-            self._view.group.start_lsn,
+            self._view.group,
             self._group_view,
             self._report,
             whole_only=self._whole_only,
@@ -128,7 +137,7 @@ class Streaming:
         return Shards(self._to, self._names.incarnation, self._roots, rows)
 
     def _take_stock(self) -> Stock:
-        shapes = [source_shape(table) for table in self._view.tables.values()]
+        shapes = [source_shape(table, self._bound) for table in self._view.tables.values()]
         with self._to.connect("worker") as conn:
             try:
                 return take_stock(conn, self._to, self._settings.shards, self._roots, shapes)
@@ -157,7 +166,8 @@ def take_stock(
     """
     rows = progress.take_all(conn, to)
     stored = assignment.read(conn, to)
-    placement = Placement(_allowed(conn, shards), roots)
+    rules = to.spec.compiled() if to.spec else None
+    placement = Placement(_allowed(conn, shards), roots, rules)
     stock = Stock(rows, stored, placement, placement.look(conn, shapes))
     known = (len(rows), _core.HASH_VERSION) == (stored.shards, stored.hash_version)
     if not known and not stock.is_level:

@@ -8,12 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgflo.broker.records import TableState
+from pgflo.rules.destinations import destined
 from pgflo.sinks.postgres.assignment import KeyColumn
 from pgflo.sinks.postgres.placement import SourceShape
 from pgflo.sinks.postgres.prepare import SourceTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pgflo.broker.records import TableRecord
+    from pgflo.rules.bind import Bound
     from pgflo.worker.group_view import View
 
 COPYING_MODES = ("copy", "copy-and-stream")
@@ -33,9 +37,31 @@ def is_described(view: View) -> bool:
     )
 
 
-def copies(view: View) -> tuple[str, dict[int, int]]:
-    """Tell what the destination is made ready for: incarnation, and each table's snapshot."""
-    return view.group.incarnation, {oid: table.snapshot_lsn for oid, table in view.tables.items()}
+def basis(view: View) -> tuple[str, int, dict[int, int]]:
+    """Tell what the destination is made ready for: incarnation, layout, each table's snapshot."""
+    snapshots = {oid: table.snapshot_lsn for oid, table in view.tables.items()}
+    return view.group.incarnation, view.group.layout, snapshots
+
+
+def sink_tables(
+    tables: Iterable[TableRecord], bound: Bound | None, *, copied: bool
+) -> list[SourceTable]:
+    """Describe to the sink what it must be able to take."""
+    return [
+        SourceTable(
+            oid=to.oid,
+            schema=to.schema,
+            name=to.name,
+            root=to.root,
+            columns=tuple(here for _, here in to.columns),
+            copied=copied,
+            bounds=table.bounds if to.root is not None else "",
+            snapshot_lsn=table.snapshot_lsn,
+            takes_rows=to.takes_inserts,
+        )
+        for table in tables
+        for to in destined(table, bound)
+    ]
 
 
 def younger_snapshots(view: View) -> dict[int, int]:
@@ -48,21 +74,7 @@ def younger_snapshots(view: View) -> dict[int, int]:
     }
 
 
-def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
-    """Describe a table to the sink."""
-    return SourceTable(
-        oid=table.oid,
-        schema=table.schema,
-        name=table.name,
-        root=table.root,
-        columns=tuple(column.name for column in table.columns),
-        copied=copied,
-        bounds=table.bounds,
-        snapshot_lsn=table.snapshot_lsn,
-    )
-
-
-def source_shape(table: TableRecord) -> SourceShape:
+def source_shape(table: TableRecord, bound: Bound | None) -> SourceShape:
     """Describe what a table's changes carry."""
     full = table.identity == "f"
     return SourceShape(
@@ -76,4 +88,5 @@ def source_shape(table: TableRecord) -> SourceShape:
             column.name: KeyColumn(column.name, column.type_oid, column.typmod)
             for column in table.columns
         },
+        destinations=destined(table, bound),
     )

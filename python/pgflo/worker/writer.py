@@ -24,6 +24,7 @@ from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.progress import Progress
 from pgflo.sinks.postgres.transaction import Transactions
 from pgflo.supervisor.lifeline import die_with_parent
+from pgflo.worker.filtering import Rules, rules_error
 from pgflo.worker.messages import Done, Failed, Moved, Ready, Slice, Step, decode, encode
 from pgflo.worker.sifting import sifted
 
@@ -60,6 +61,8 @@ def main(
         pipe.send_bytes(encode(Failed.of(error)))
     except psycopg.Error as error:
         pipe.send_bytes(encode(Failed.of(failure(error, "applying changes"))))
+    except _core.RulesError as error:
+        pipe.send_bytes(encode(Failed.of(rules_error(error))))
     except _core.CoreError as error:
         detail = f"the native core refused: {error}"
         pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_INTERRUPTED, detail))))
@@ -71,6 +74,7 @@ def _serve(
     with contextlib.closing(to.connect(f"shard{shard}")) as conn:
         held = progress.take(conn, to, shard)
         transactions = Transactions(conn, to, held, roots)
+        rules = Rules(to.spec)
         pipe.send_bytes(
             encode(
                 Ready(
@@ -92,9 +96,10 @@ def _serve(
                 case other:
                     message = f"unexpected message {type(other).__name__}"
                     raise TypeError(message)
-            if work.bodies:
+            changed = rules.apply(work.bodies, transactions.position)
+            if changed:
                 # What moves the rows of others is committed whole, or they would apply it too.
-                transactions.step(work.bodies, is_divisible=not work.rows)
+                transactions.step(changed, is_divisible=not work.rows)
             if not work.commits:
                 pipe.send_bytes(encode(Done(committed=False)))
                 continue
@@ -105,7 +110,7 @@ def _serve(
                 for number, fence, lsn, ordinal in work.rows
             ]
             applied = transactions.commit(work.end, work.end_lsn, others)
-            done = Done(True, applied.changes, dict(applied.conflicts))
+            done = Done(True, applied.changes, dict(applied.conflicts), rules.take_counts())
             pipe.send_bytes(encode(done))
 
 

@@ -11,6 +11,8 @@ pub mod envelope;
 pub mod error;
 pub mod lsn;
 pub mod pgoutput;
+pub mod rules;
+pub mod value;
 
 pub use error::CoreError;
 pub use lsn::{Lsn, Position};

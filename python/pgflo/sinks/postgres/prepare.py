@@ -41,9 +41,10 @@ NotEmpty = Literal["error", "truncate", "append"]
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """A table of the group: what the destination must be able to take."""
+    """A table of the group as the destination must be able to take it."""
 
     oid: int
+    """By which changes name it."""
     schema: str
     name: str
     root: tuple[str, str] | None
@@ -55,6 +56,8 @@ class SourceTable:
     """Which rows of its root it holds, as an SQL condition; empty if that is not known."""
     snapshot_lsn: int = 0
     """Consistent point of its copy."""
+    takes_rows: bool = True
+    """Whether copied rows go into it; routes may leave them out."""
 
     @property
     def label(self) -> str:
@@ -162,7 +165,8 @@ def _empty(
             (to.group, to.sink),
         )
     }
-    targets = {found[table.oid].oid: found[table.oid] for table in tables if table.copied}
+    filled = [table for table in tables if table.copied and table.takes_rows]
+    targets = {found[table.oid].oid: found[table.oid] for table in filled}
     foreign = [
         table for table in targets.values() if _label(table) not in ours and _has_rows(conn, table)
     ]
@@ -227,7 +231,10 @@ def _remember(
         " SELECT %(group)s, %(sink)s, unnest(%(names)s::text[]), %(incarnation)s"
         " ON CONFLICT (group_name, sink, destination) DO UPDATE"
         " SET incarnation = excluded.incarnation",
-        {**ids, "names": sorted({_label(found[table.oid]) for table in copied})},
+        {
+            **ids,
+            "names": sorted({_label(found[table.oid]) for table in copied if table.takes_rows}),
+        },
     )
     conn.execute(
         "DELETE FROM pgflo.copied_ranges WHERE group_name = %(group)s AND sink = %(sink)s"
