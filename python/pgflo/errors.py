@@ -515,7 +515,8 @@ SINK_TABLE_MISSING = Kind(
     "sink.table_missing",
     Exit.SINK,
     Retry.OPERATOR,
-    "Create it there first: `pg_dump --schema-only --table TABLE SOURCE | psql TARGET`.",
+    "Let --target-sync-schema bring it, or create it there: `pg_dump --schema-only --table TABLE "
+    "SOURCE | psql TARGET`.",
 )
 SINK_COLUMN_MISSING = Kind(
     "sink.column_missing",
