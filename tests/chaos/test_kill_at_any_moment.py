@@ -153,7 +153,10 @@ def test_broker_killed_during_the_copy(
     load.create(rows=150_000)
     load.start()
     replicator = pipeline.replicate("--range-size", "128kB", "--max-copy-workers", "2")
-    pipeline.worker()
+    worker = pipeline.worker()
+    # A first start without a broker is an error, not an outage.
+    eventually(lambda: '"copying"' in replicator.tail(), "a copy")
+    eventually(lambda: "beginning at the group" in worker.tail(), "a worker")
     for _ in range(ROUNDS):
         load.wait_committed(chance.randrange(1, 60))
         broker.kill()

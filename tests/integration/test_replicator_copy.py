@@ -141,6 +141,30 @@ async def test_every_leaf_of_a_partitioned_table_is_copied_with_its_root_named(
     assert stored.inserted() == [10, 160, 210]
 
 
+async def test_partitions_made_since_are_copied_when_their_root_is_copied_anew(
+    replicator: Replicator,
+) -> None:
+    # Where the destination has one table for all of them, their rows go with the others'.
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE low PARTITION OF root FOR VALUES FROM (0) TO (100)",
+        "INSERT INTO root SELECT generate_series(0, 9)",
+    )
+    await replicator.run(mode="copy-and-stream", once=True)
+    source.execute(
+        "CREATE TABLE later PARTITION OF root FOR VALUES FROM (100) TO (200)",
+        "INSERT INTO root SELECT generate_series(100, 109)",
+    )
+    await replicator.run(mode="copy-and-stream", once=True)
+    assert (await replicator.read_back()).inserted() == list(range(100, 110))
+    await replicator.delete_stream("copy")
+    await replicator.run(mode="copy-and-stream", once=True)
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.low") == list(range(10))
+    assert stored.copied_integers("public.later") == list(range(100, 110))
+
+
 @pytest.mark.parametrize(
     "rewrite",
     ["VACUUM FULL t", "ALTER TABLE t ALTER COLUMN id TYPE bigint", "TRUNCATE t"],
