@@ -11,7 +11,7 @@ transactional M inside their transaction, from 1. Objects may be handed between 
 on the same object wait for each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias, final
 
 from typing_extensions import Buffer
@@ -41,8 +41,11 @@ __all__ = [
     "DecodeError",
     "Envelope",
     "EnvelopeError",
+    "Events",
     "Group",
     "Header",
+    "JsonRows",
+    "JsonScribe",
     "NetEffect",
     "Pump",
     "Relation",
@@ -323,6 +326,78 @@ class CopyPacker:
     @property
     def bytes(self) -> int:
         """Bytes of rows fed."""
+
+# --- JSON lines
+
+@final
+class Events:
+    """The changes of one body, or the copied rows that end in one piece, as JSON lines."""
+
+    @property
+    def data(self) -> bytes:
+        """All lines, each with its line feed. A copy for each call."""
+    @property
+    def count(self) -> int:
+        """Number of lines."""
+    def requests(self, batch: int, lanes: int) -> list[tuple[int | None, str, bytes, int]]:
+        """Cut marked lines into requests: lane, id, body, number of lines.
+
+        With a `batch` of 1 the body is the line, without its line feed; with more it is a JSON
+        array of so many lines at most. Changes of one key share a lane. A request whose lane is
+        None waits for all before it, and all after it wait for that. The id is that of the line; of
+        an array, that of its first line and a digest of it.
+        """
+
+@final
+class JsonScribe:
+    """Prints a group's changes as JSON lines with the values of `to_jsonb`.
+
+    Types that only the source knows (composite, enum, domain, extension) are printed as their text.
+    """
+
+    def __new__(
+        cls,
+        group: str,
+        incarnation: bytes,
+        keys: Mapping[int, Sequence[str]],
+        *,
+        marked: bool = False,
+    ) -> JsonScribe:
+        """Print for a group. `keys`: primary keys of tables with REPLICA IDENTITY FULL, by OID.
+
+        `marked`: lines can be cut into requests. Raises `EnvelopeError` for an incarnation that is
+        not 16 bytes.
+        """
+    def changes(self, body: Buffer, prev: tuple[int, int], after: tuple[int, int]) -> Events:
+        """Print the changes of a whole body that lie behind `after`. The chain stood at `prev`.
+
+        Raises `DecodeError` for a malformed body, and for a value that is not UTF-8.
+        """
+    def rows(
+        self,
+        oid: int,
+        schema: str,
+        name: str,
+        columns: Sequence[tuple[str, int]],
+        key: Sequence[str],
+        *,
+        snapshot_lsn: int,
+        range_no: int,
+    ) -> JsonRows:
+        """Begin a range of a table that is copied. `columns`: names and type OIDs."""
+
+@final
+class JsonRows:
+    """Prints the COPY text rows of one range."""
+
+    def feed(self, piece: Buffer) -> Events:
+        """Print the rows that end in this piece; a row may lie across pieces.
+
+        Raises `DecodeError` for a row of another number of cells, and for a value that is not
+        UTF-8.
+        """
+    def finish(self) -> int:
+        """Give the number of rows. Raises `DecodeError` if the last one has no end."""
 
 _Cell: TypeAlias = tuple[Literal["n", "u", "t", "b"], bytes | None]
 """A column of a tuple: null, unchanged TOAST (both with None), text or binary."""

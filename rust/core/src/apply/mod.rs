@@ -11,7 +11,7 @@ mod replay;
 pub mod split;
 mod statement;
 mod step;
-mod walk;
+pub(crate) mod walk;
 
 pub use executor::{CONNECTION_FAILURE, Cause, Executor, Param, Place, Refusal};
 pub use net::{Group, Kind, Net, NetStep, Route, Unfit};

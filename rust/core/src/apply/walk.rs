@@ -20,7 +20,7 @@ pub(super) const SKIP: u8 = b'~';
 
 /// A place between two messages of a body.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     offset: usize,
     position: Position,
     open: bool,
@@ -28,15 +28,15 @@ pub(super) struct Walk {
 
 /// The message behind a [`Walk`].
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Next<'a> {
-    pub(super) message: Message<'a>,
-    pub(super) bytes: &'a [u8],
+pub(crate) struct Next<'a> {
+    pub(crate) message: Message<'a>,
+    pub(crate) bytes: &'a [u8],
     end: usize,
 }
 
 impl Walk {
     /// The start of a body whose chain stood at `prev`.
-    pub(super) const fn new(prev: Position) -> Self {
+    pub(crate) const fn new(prev: Position) -> Self {
         Self {
             offset: 0,
             position: prev,
@@ -45,12 +45,12 @@ impl Walk {
     }
 
     /// Where the last change passed stands.
-    pub(super) const fn position(&self) -> Position {
+    pub(crate) const fn position(&self) -> Position {
         self.position
     }
 
     /// Where the next change stands, if there is one next.
-    pub(super) const fn next_position(&self) -> Position {
+    pub(crate) const fn next_position(&self) -> Position {
         Position::new(
             self.position.commit_lsn,
             self.position.ordinal.saturating_add(1),
@@ -58,7 +58,7 @@ impl Walk {
     }
 
     /// An error in the message behind this place.
-    pub(super) fn error(&self, next: &Next<'_>, reason: Reason) -> DecodeError {
+    pub(crate) fn error(&self, next: &Next<'_>, reason: Reason) -> DecodeError {
         DecodeError {
             offset: self.offset.saturating_add(LENGTH_BYTES),
             message_kind: MessageKind(next.bytes.first().copied()),
@@ -67,7 +67,7 @@ impl Walk {
     }
 
     /// Looks at the next message; none at the end of the body. Ordinals of others before it are passed.
-    pub(super) fn peek<'a>(&mut self, body: &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
+    pub(crate) fn peek<'a>(&mut self, body: &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
         while let Some((bytes, end)) = self.frame(body)? {
             if bytes.first() == Some(&SKIP) {
                 self.skip(bytes, end)?;
@@ -128,7 +128,7 @@ impl Walk {
     }
 
     /// Passes the next message: books begins, commits and ordinals.
-    pub(super) fn pass(&mut self, next: &Next<'_>) -> Result<(), DecodeError> {
+    pub(crate) fn pass(&mut self, next: &Next<'_>) -> Result<(), DecodeError> {
         let passed = match next.message {
             Message::Begin(begin) => self.begin(begin.final_lsn),
             Message::Commit(_) if !self.open => Err(Reason::OutsideTransaction),
