@@ -169,3 +169,12 @@ class CopiedRecord(Stored):
     oid: int
     ranges: list[int]
     rows: int
+    snapshot_lsn: int = 0
+    """The snapshot that these are ranges of."""
+
+    def by_range(self) -> dict[int, int]:
+        """Give the ranges with their rows, of which only the sum is known: the first has them."""
+        rows = dict.fromkeys(self.ranges, 0)
+        if self.ranges:
+            rows[self.ranges[0]] = self.rows
+        return rows

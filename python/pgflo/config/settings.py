@@ -134,8 +134,8 @@ class WorkerSettings(Settings):
     sink: SinkName = "postgres"
     """Name under which the sink is registered with the group."""
     kind: Literal["postgres"] = "postgres"
-    target: SecretStr
-    """Connection string of the destination, for libpq."""
+    target: SecretStr | None = None
+    """Connection string of the destination, for libpq; of kind "postgres" only."""
     nats: NatsSettings = NatsSettings()
     retry: RetrySettings = RetrySettings()
     epoch_bytes: int = Field(default=DEFAULT_EPOCH_BYTES, ge=64 * KIB)

@@ -1,7 +1,7 @@
 """A copy writer process: takes one copy lane at a time and loads its ranges.
 
 Upstream: `copy_lanes` gives it lanes through a pipe; the lane's envelopes come straight from the
-broker. Downstream: `RangeCopy`, one destination transaction per range.
+broker. Downstream: the sink's `RangeWriter`, one commit per range.
 Invariant: the parts of an attempt are loaded in order and without a gap, or not at all. What is not
 wanted (another incarnation or snapshot, a known range, an attempt with a gap, a repeated part) is
 dropped.
@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import psycopg
 import structlog
 import uvloop
 from setproctitle import setproctitle
@@ -23,8 +22,7 @@ from pgflo import _core, errors, logs
 from pgflo.broker.connection import connect
 from pgflo.broker.consumer import Consumer
 from pgflo.errors import PgfloError
-from pgflo.sinks.postgres.connection import failure
-from pgflo.sinks.postgres.range_copy import Range, RangeCopy
+from pgflo.sinks.contract import Range
 from pgflo.supervisor.lifeline import die_with_parent
 from pgflo.worker.messages import Copied, Failed, Lane, Left, Message, decode, encode
 
@@ -36,8 +34,7 @@ if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
     from pgflo.config.settings import NatsSettings
-    from pgflo.sinks.postgres.connection import Destination
-    from pgflo.sinks.postgres.range_copy import Target
+    from pgflo.sinks.contract import RangeWriter, Sink, Target
 
 log = structlog.get_logger("pgflo.worker")
 
@@ -52,7 +49,7 @@ def main(
     pipe: Connection,
     log_settings: Mapping[str, str | bool],
     number: int,
-    to: Destination,
+    to: Sink,
     nats: NatsSettings,
     names: Names,
     targets: Mapping[int, Target],
@@ -68,8 +65,6 @@ def main(
         return  # the worker wants us to end; a range under way is rolled back
     except PgfloError as error:
         pipe.send_bytes(encode(Failed.of(error)))
-    except psycopg.Error as error:
-        pipe.send_bytes(encode(Failed.of(failure(error, "copying"))))
     except _core.CoreError as error:
         detail = f"an envelope of the copy cannot be read: {error}"
         pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_CHAIN_GAP, detail))))
@@ -78,17 +73,17 @@ def main(
 async def _serve(
     pipe: Connection,
     number: int,
-    to: Destination,
+    to: Sink,
     nats: NatsSettings,
     names: Names,
     targets: Mapping[int, Target],
 ) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="destination") as thread:
         loop = asyncio.get_running_loop()
-        conn = await loop.run_in_executor(thread, to.connect, f"copy{number}")
+        opening = loop.run_in_executor(thread, to.open_ranges, number, names.incarnation)
+        ranges = await opening
         broker = await connect(nats, name=f"pgflo {to.group} copy-writer {number}")
         try:
-            ranges = RangeCopy(conn, to, names.incarnation)
             worker = CopyWriter(pipe, thread, ranges, broker, names, to.sink, targets)
             while True:
                 command = await asyncio.to_thread(pipe.recv_bytes)
@@ -97,7 +92,7 @@ async def _serve(
                     await worker.read(message)
         finally:
             await broker.close()
-            conn.close()
+            await loop.run_in_executor(thread, ranges.close)
 
 
 class CopyWriter:
@@ -107,7 +102,7 @@ class CopyWriter:
         self,
         pipe: Connection,
         thread: ThreadPoolExecutor,
-        ranges: RangeCopy,
+        ranges: RangeWriter,
         broker: Broker,
         names: Names,
         sink: str,

@@ -21,6 +21,7 @@ from pgflo.broker.consumer import Consumer
 from pgflo.broker.topology import last_envelope, locate
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
+from pgflo.sinks.postgres.sink import PostgresSink
 from pgflo.worker.endings import goal_lsn
 from pgflo.worker.epochs import Epochs
 from pgflo.worker.lock_watch import LockWatch
@@ -123,7 +124,7 @@ class Dispatcher:
                 self._spreading.finished(),
                 self._shards.keep_level(),
                 self._watch_open(),
-                LockWatch(self._shards.to, self._shards.busy_s, self._report.blocked).run(),
+                self._watch_locks(),
                 self._watch_final(),
                 stop.wait(),
                 self._shards.failed(),
@@ -214,6 +215,13 @@ class Dispatcher:
             silence_s = time.monotonic() - self._received_at
             if self._shards.has_open and self._shards.is_idle and silence_s > OPEN_LIMIT_S:
                 raise RestMissingError
+
+    async def _watch_locks(self) -> NoReturn:
+        to = self._shards.to
+        if isinstance(to, PostgresSink):
+            await LockWatch(to, self._shards.busy_s, self._report.blocked).run()
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def _watch_final(self) -> None:
         """End where the replicator ended by itself, if the ending asked for lies beyond that."""

@@ -1,8 +1,8 @@
 """The worker's life: one sink of one group, from start to stop, through failures in between.
 
-Upstream: `pgflo worker`. Downstream: `prepare`, `copy_lanes`, `streaming`, one after the other.
-Invariant: one worker per sink. The lease keeps honest ones apart; a worker that lost it without
-knowing is stopped by the fence at the destination, before it commits anything.
+Upstream: `pgflo worker`. Downstream: the sink, `copy_lanes`, `streaming`, one after the other.
+Invariant: one worker per sink. The lease keeps honest ones apart; what stops a worker that lost it
+without knowing is told by `pgflo.sinks.contract`.
 
 A life is: wait for the group, take the sink over, copy, stream. Whatever fails and can heal ends
 the life; after a pause the next one begins at what the destination has. A new incarnation of the
@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import random
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,20 +27,20 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
 from pgflo.replicator.race import first_of
-from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.connection import Destination
-from pgflo.sinks.postgres.prepare import prepare, tables_through_root
+from pgflo.sinks.contract import Start, superseded
+from pgflo.sinks.kinds import make
 from pgflo.worker.child import warm_up
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.report import Report
 from pgflo.worker.streaming import Streaming
-from pgflo.worker.tables import is_copied, is_described, source_table
+from pgflo.worker.tables import is_copied, is_described
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import RetrySettings, WorkerSettings
+    from pgflo.sinks.contract import Ranges, Sink, Taken
     from pgflo.worker.group_view import View
 
 log = structlog.get_logger("pgflo.worker")
@@ -91,9 +90,7 @@ class Worker:
         self._broker = broker
         self._record = record
         self._lease = lease
-        self._to = Destination(
-            settings.target.get_secret_value(), settings.group, settings.sink, uuid.uuid4()
-        )
+        self._to: Sink = make(settings)
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
@@ -152,14 +149,14 @@ class Worker:
     async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report]:
         view = await self._wait_described(group_view)
         incarnation = uuid.UUID(view.group.incarnation)
-        await self._take_over(view, incarnation)
+        taken = await self._take_over(view, incarnation)
         report = self._report = await Report.register(
             self._record,
             self._settings.sink,
-            self._settings.kind,
+            self._to.kind,
             view.group.incarnation,
-            (view.group.start_lsn, 0),
-            view.group.start_lsn,
+            taken.position,
+            taken.end_lsn,
         )
         if is_copied(view):
             names = Names(self._settings.group, incarnation)
@@ -167,7 +164,7 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
-        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
+        await asyncio.to_thread(self._to.start_streaming, view.group.start_lsn)
         return view, report
 
     async def _wait_described(self, group_view: GroupView) -> View:
@@ -178,37 +175,29 @@ class Worker:
             lambda now: now.group.phase is not Phase.CREATING and is_described(now)
         )
 
-    async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
-        tables = [source_table(table, copied=is_copied(view)) for table in view.tables.values()]
-
-        def work() -> tuple[bool, frozenset[int]]:
-            with self._to.connect("worker", warn=not self._has_taken_over) as conn:
-                has_begun = prepare(
-                    conn,
-                    self._to,
-                    tables,
-                    incarnation,
-                    view.group.start_lsn,
-                    self._settings.target_not_empty,
-                    again=self._has_taken_over,
-                )
-                return has_begun, tables_through_root(conn, tables)
-
-        has_begun, through_root = await asyncio.to_thread(work)
-        self._to = replace(self._to, through_root=through_root)
+    async def _take_over(self, view: View, incarnation: uuid.UUID) -> Taken:
+        sinks = await self._record.sinks()
+        known = sinks.get(self._settings.sink)
+        if known is not None and known.incarnation != view.group.incarnation:
+            known = None
+        ranges: Ranges = {}
+        if known is not None:
+            for record in (await self._record.copied(self._settings.sink)).values():
+                ranges[record.oid, record.snapshot_lsn] = record.by_range()
+        tables = list(view.tables.values())
+        start = Start(incarnation, view.group.start_lsn, tables, is_copied(view), known, ranges)
+        taken = await asyncio.to_thread(self._to.take_over, start, again=self._has_taken_over)
+        self._to = taken.sink
         self._has_taken_over = True
         log.info(
-            "beginning at the group's start" if has_begun else "going on where this sink was",
+            "beginning at the group's start" if taken.has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
-
-    def _start_streaming(self, start_lsn: int) -> None:
-        with self._to.connect("worker") as conn:
-            progress.start_streaming(conn, self._to, start_lsn)
+        return taken
 
     async def _superseded(self) -> None:
         await self._lease.lost.wait()
-        raise progress.superseded(self._to)
+        raise superseded(self._to.group, self._to.sink)
 
     async def _reborn(self, group_view: GroupView) -> bool:
         """Return False when the group has another incarnation than at first."""

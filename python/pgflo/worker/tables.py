@@ -1,6 +1,6 @@
-"""The group's tables as the sink needs to know them.
+"""What the record tells of a group's tables, and whether that is all yet.
 
-Upstream: table records of the group. Downstream: preparation, copy lanes, placement on shards.
+Upstream: the group's record. Downstream: `run`, which waits for it before it takes the sink over.
 """
 
 from __future__ import annotations
@@ -8,12 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgflo.broker.records import TableState
-from pgflo.sinks.postgres.assignment import KeyColumn
-from pgflo.sinks.postgres.placement import SourceShape
-from pgflo.sinks.postgres.prepare import SourceTable
 
 if TYPE_CHECKING:
-    from pgflo.broker.records import TableRecord
     from pgflo.worker.group_view import View
 
 COPYING_MODES = ("copy", "copy-and-stream")
@@ -30,34 +26,4 @@ def is_described(view: View) -> bool:
         return False
     return not is_copied(view) or all(
         table.snapshot_lsn or table.state is TableState.READY for table in view.tables.values()
-    )
-
-
-def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
-    """Describe a table to the sink."""
-    return SourceTable(
-        oid=table.oid,
-        schema=table.schema,
-        name=table.name,
-        root=table.root,
-        columns=tuple(column.name for column in table.columns),
-        copied=copied,
-        bounds=table.bounds,
-    )
-
-
-def source_shape(table: TableRecord) -> SourceShape:
-    """Describe what a table's changes carry."""
-    full = table.identity == "f"
-    return SourceShape(
-        oid=table.oid,
-        schema=table.schema,
-        name=table.name,
-        root=table.root,
-        full=full,
-        identity=() if full else tuple(table.key),
-        columns={
-            column.name: KeyColumn(column.name, column.type_oid, column.typmod)
-            for column in table.columns
-        },
     )

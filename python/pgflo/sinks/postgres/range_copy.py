@@ -28,17 +28,8 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from pgflo.sinks.contract import Range
     from pgflo.sinks.postgres.connection import Destination
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """One attempt at a range."""
-
-    oid: int
-    snapshot_lsn: int
-    range_no: int
-    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
