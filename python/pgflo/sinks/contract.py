@@ -149,8 +149,10 @@ class Target(Protocol):
 class Writer(Protocol):
     """One shard, in a process of its own. After any exception only `close` is called."""
 
-    idle_s: ClassVar[float | None]
-    """Pause after which `idle` is called when nothing comes; None: never."""
+    @property
+    def idle_s(self) -> float | None:
+        """Pause after which `idle` is called when nothing comes; None: never."""
+        ...
 
     @property
     def held(self) -> Progress:
@@ -225,9 +227,15 @@ class Sink(Protocol):
     All methods may block; the worker calls them in threads. They raise `PgfloError` alone.
     """
 
-    kind: ClassVar[str]
-    most_copy_writers: ClassVar[int | None]
-    """Processes that may take ranges side by side; None: as many as the user wants."""
+    @property
+    def kind(self) -> str:
+        """What the group's record calls it."""
+        ...
+
+    @property
+    def most_copy_writers(self) -> int | None:
+        """Processes that may take ranges side by side; None: as many as the user wants."""
+        ...
 
     @property
     def group(self) -> str:
@@ -347,6 +355,12 @@ class Outlet:
 
     def commit(self, mark: Mark) -> None:
         """Make all lines since the last commit durable, and `mark` with them."""
+
+    def copied(self) -> None:
+        """Take note that every row of the copy is there. Called again after each start.
+
+        Only for an outlet that keeps its own position.
+        """
 
     def roll_back(self) -> None:
         """Forget what was written since the last commit, if that is possible: it comes again."""

@@ -106,6 +106,10 @@ class Worker:
                     self._live(view, stop), view.run(), self._superseded(), self._reborn(view)
                 )
             except PgfloError as error:
+                await self._tell_last()
+                if error.kind is errors.SINK_READER_GONE:
+                    log.info("nobody reads the output any more", hint=error.hint)
+                    return
                 self._whole_only = isinstance(error, RestMissingError)
                 if self._mark() != before:
                     backoff.reset()
@@ -210,6 +214,11 @@ class Worker:
         """Tell the group, if the broker listens: nothing depends on it."""
         if self._report is not None:
             self._report.phase(phase)
+        await self._tell_last()
+
+    async def _tell_last(self) -> None:
+        """Write what is committed: a sink may have no other memory."""
+        if self._report is not None:
             with contextlib.suppress(PgfloError, TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await self._report.flush()
