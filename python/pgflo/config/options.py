@@ -209,6 +209,7 @@ BROKER_SYNC_HORIZON = Option(
 )
 
 SINK = Option("sink", "Name of the sink  [default: its kind]", Type.SINK)
+DROPPED_SINK = Option("sink", "Forget this sink only.", Type.SINK, in_file=False)
 EPOCH_BYTES = Option(
     "epoch-bytes", "Changes applied in one transaction.", Type.SIZE, default="16MB", least=64 * 1024
 )

@@ -18,7 +18,11 @@ from pgflo.errors import PgfloError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+    from pgflo.errors import Kind
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, the quota, or the limit of this process."""
+
 GONE = (errno.EPIPE, errno.ECONNRESET)
 
 
@@ -34,15 +38,15 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Tell the system's errors by kind; `what` names the file."""
+def telling(what: str, full: Kind = errors.SINK_NO_SPACE) -> Iterator[None]:
+    """Tell the system's errors by kind; `what` names the file, `full` the kind of a full disk."""
     try:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else type(error).__name__
         kind = errors.SINK_OUTPUT
         if error.errno in FULL:
-            kind = errors.SINK_NO_SPACE
+            kind = full
         elif error.errno in GONE:
             kind = errors.SINK_READER_GONE
         raise PgfloError(kind, f"{what}: {reason}", file=what) from None

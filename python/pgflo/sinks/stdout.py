@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pgflo import errors
 from pgflo.sinks.contract import Opening, Outlet
 from pgflo.sinks.output import telling, write_all
 
@@ -33,7 +34,8 @@ class Stdout(Outlet):
         data = events.data
         if self._is_pretty:
             data = b"".join(map(pretty, data.splitlines()))
-        with telling("stdout"):
+        # Trying again would put a line behind half of another.
+        with telling("stdout", full=errors.SINK_OUTPUT):
             write_all(STDOUT, data)
 
 
