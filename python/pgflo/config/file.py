@@ -9,6 +9,7 @@ Invariant: scalars stay the text that was written (a password 007 is not the num
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -259,6 +260,8 @@ class _Reader:
     def _take_destination(self, name: str, key: Node, value: Node, sink: Sink) -> None:
         """Read `to:`: a database, a directory (`file:///…`), an address, or a kind (`stdout`)."""
         text = str(value.value) if isinstance(value, ScalarNode) else ""
+        with contextlib.suppress(PgfloError):  # told below, with its place
+            text = self._resolve_variables(text)
         option = BY_NAME["target"]
         if text.startswith(FILE_URL):
             option = BY_NAME["file-output-dir"]

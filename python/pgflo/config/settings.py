@@ -180,8 +180,3 @@ class WorkerSettings(Settings):
     once: bool = False
     until: Until | None = None
     state_dir: Path
-
-    @property
-    def ends_by_itself(self) -> bool:
-        """Whether the run has an end of its own."""
-        return self.once or self.until is not None

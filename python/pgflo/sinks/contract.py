@@ -188,6 +188,10 @@ class Writer(Protocol):
         """Do what is due when nothing comes."""
         ...
 
+    def finish(self) -> None:
+        """Take note that nothing more comes, since the worker was asked to stop or has all."""
+        ...
+
     def close(self) -> None:
         """Let go; what is not committed is gone, or comes again."""
         ...
@@ -367,6 +371,9 @@ class Outlet:
 
     def idle(self) -> None:
         """Do what is due when nothing comes."""
+
+    def finish(self) -> None:
+        """Take note that nothing more comes, since the worker was asked to stop or has all."""
 
     def close(self) -> None:
         """Let go."""

@@ -176,6 +176,10 @@ class LineWriter:
         """Let the outlet do what is due."""
         self._outlet.idle()
 
+    def finish(self) -> None:
+        """Let the outlet finish."""
+        self._outlet.finish()
+
     def close(self) -> None:
         """Close the outlet."""
         self._outlet.close()

@@ -66,7 +66,12 @@ def _serve(pipe: Connection, to: Sink, shard: int) -> None:
             )
         )
         while True:
-            match decode(_next(pipe, writer)):
+            try:
+                message = decode(_next(pipe, writer))
+            except EOFError:
+                writer.finish()
+                return
+            match message:
                 case Step() as step:
                     envelopes = [pipe.recv_bytes() for _ in range(step.envelopes)]
                     work = _opened(envelopes, step)
@@ -77,8 +82,8 @@ def _serve(pipe: Connection, to: Sink, shard: int) -> None:
                     writer.moved((moved.commit_lsn, moved.ordinal), moved.end_lsn)
                     continue
                 case other:
-                    message = f"unexpected message {type(other).__name__}"
-                    raise TypeError(message)
+                    unexpected = f"unexpected message {type(other).__name__}"
+                    raise TypeError(unexpected)
             if work.bodies:
                 # What moves the rows of others is committed whole, or they would apply it too.
                 writer.write(work.bodies, is_divisible=not work.rows)

@@ -145,13 +145,13 @@ class FileOutlet(Outlet):
         if self._entry.rows and time.time() - self._entry.began >= self._settings.rotate_interval_s:
             self._rotate()
 
+    def finish(self) -> None:
+        """End the file: whoever stopped us wants to read it."""
+        self._rotate()
+
     def close(self) -> None:
-        """Let go. A run that was to end by itself leaves no part behind."""
-        try:
-            if self.opening.settings.ends_by_itself and not self._rows:
-                self._rotate()
-        finally:
-            self._release()
+        """Let go."""
+        self._release()
 
     def _rotate(self) -> None:
         """Finish the file, if it has lines; all of them are committed."""

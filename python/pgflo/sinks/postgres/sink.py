@@ -142,6 +142,9 @@ class PostgresWriter:
     def idle(self) -> None:
         """Nothing is ever due."""
 
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
     def close(self) -> None:
         """End the session; what is not committed is rolled back."""
         self._conn.close()
