@@ -12,7 +12,7 @@ import contextlib
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from pydantic import SecretStr
@@ -27,7 +27,7 @@ from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import last_envelope, list_streams, stream_state
 from pgflo.config.settings import NatsSettings, ReplicateSettings, RetrySettings, SourceSettings
 from pgflo.errors import PgfloError
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.fix_postgres import Database
 
     from pgflo.broker.records import GroupRecord, TableRecord
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 LIMIT_S = 60.0
 LOOK_S = 0.02
@@ -45,7 +45,7 @@ RUN = """
 import asyncio, signal, sys
 from pgflo import logs
 from pgflo.config.settings import ReplicateSettings, SourceSettings
-from pgflo.replicator import run
+from pgflo.replicator.run import run
 from pydantic import SecretStr
 import uvloop
 
@@ -78,6 +78,8 @@ class StoredGroup:
     """Of the body that is being put together."""
     copied: dict[str, list[list[bytes | None]]] = field(default_factory=dict)
     """Rows of the copy by table, from the attempts that are complete."""
+    attempts: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    """Attempts that began, by table and range."""
 
     def inserted(self, column: int = 0) -> list[int]:
         """Give the integers in one column of all inserted rows, in commit order."""
@@ -151,6 +153,23 @@ class Replicator:
         for process in self._processes:
             process.kill()
             process.wait()
+
+    def snapshot_sessions(self) -> list[int]:
+        """Give the backends that hold a snapshot of this group."""
+        rows = self.source.rows(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = %s",
+            [f"pgflo_{self.group} snapshot"],
+        )
+        return [pid for (pid,) in rows]
+
+    async def until_published_ranges(self, count: int, name: str = "t") -> None:
+        """Return when the ledger has so many ranges of a table."""
+
+        async def has_some() -> bool:
+            tables = [table for table in await self.tables() if table.name == name]
+            return bool(tables) and tables[0].published_ranges >= count
+
+        await until(has_some, f"{count} ranges of {name} published")
 
     async def read_back(self) -> StoredGroup:
         """Read everything that the group has in the broker, checking the chain."""
@@ -226,13 +245,14 @@ class Replicator:
         finally:
             await broker.close()
 
-    async def delete_change_stream(self) -> None:
-        """Remove the change stream, as an operator might."""
+    async def delete_stream(self, which: Literal["changes", "copy"]) -> None:
+        """Remove one of the group's streams, as an operator might."""
         record = await self.record()
         assert record is not None
         broker = await connect(NatsSettings(url=self.nats_url), name="test")
         try:
-            stream = Names(self.group, _uuid(record.incarnation)).changes_stream
+            names = Names(self.group, _uuid(record.incarnation))
+            stream = names.changes_stream if which == "changes" else names.copy_stream
             await broker.ask(f"STREAM.DELETE.{stream}", {})
         finally:
             await broker.close()
@@ -402,17 +422,30 @@ def _add_changes(group: StoredGroup, data: bytes) -> None:
         assert (header.commit_lsn, header.ordinal) == (commit_lsn, ordinal)
 
 
+def _as_text(table: TableRecord, header: _core.Header, data: bytes) -> list[bytes]:
+    """Give the rows of a whole attempt as lines of COPY's text format."""
+    if header.binary:
+        converter = _core.BinaryToText([column.type_oid for column in table.columns])
+        data = converter.feed(data)
+        converter.finish()
+    return data.splitlines()
+
+
 def _add_copied(group: StoredGroup, envelopes: list[bytes]) -> None:
     attempts: dict[tuple[int, int, int], list[bytes]] = {}
     complete: dict[tuple[int, int], list[bytes]] = {}
     for data in envelopes:
         header = _core.read_header(data)
+        if header.snapshot_lsn != group.tables[header.relation_oid].snapshot_lsn:
+            continue
         key = (header.relation_oid, header.range_no, header.attempt)
         parts = attempts.setdefault(key, [])
         assert header.part_no == len(parts), "a part of an attempt is missing"
         parts.append(data[_core.HEADER_BYTES :])
+        if header.part_no == 0:
+            group.attempts.setdefault(key[:2], []).append(header.attempt)
         if header.final:
-            rows = b"".join(parts).splitlines()
+            rows = _as_text(group.tables[header.relation_oid], header, b"".join(parts))
             assert len(rows) == header.total_rows
             complete.setdefault(key[:2], rows)
     for oid, table in group.tables.items():

@@ -15,13 +15,14 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgflo import _core, worker
+from pgflo import _core
 from pgflo.broker.connection import connect
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import ColumnRecord, GroupRecord, Phase, TableRecord, TableState
 from pgflo.broker.topology import create_streams
 from pgflo.config.settings import NatsSettings, RetrySettings, WorkerSettings
+from pgflo.worker.run import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -84,8 +85,13 @@ class Stream:
             sql.SQL("INSERT INTO log SELECT {} FROM generate_series(1, {})").format(number, times)
         )
 
-    async def describe(self, *tables: str, ranges: int) -> dict[str, int]:
-        """Write the records of tables that are to be copied; give their OIDs."""
+    async def describe(
+        self, *tables: str, ranges: int, snapshot_lsn: int | None = None
+    ) -> dict[str, int]:
+        """Write the records of tables that are to be copied; give their OIDs.
+
+        They are the group's tables then, unless they have a snapshot of their own.
+        """
         oids = {}
         for name in tables:
             source = self.changes.source
@@ -106,11 +112,12 @@ class Stream:
                     key=self._key(oid),
                     identity="d",
                     state=TableState.PUBLISHED,
-                    snapshot_lsn=self.changes.start_lsn,
+                    snapshot_lsn=snapshot_lsn or self.changes.start_lsn,
                     ranges=ranges,
                 )
             )
-        await self.announce(mode="copy-and-stream", tables=sorted(oids.values()), lanes=1)
+        if snapshot_lsn is None:
+            await self.announce(mode="copy-and-stream", tables=sorted(oids.values()), lanes=1)
         return oids
 
     def _key(self, oid: int) -> list[str]:
@@ -176,7 +183,7 @@ class Stream:
     async def worker(self, **fields: Any) -> AsyncIterator[asyncio.Task[None]]:  # noqa: ANN401
         """Run a worker in this process; at the end it is asked to stop, and must end well."""
         stop = asyncio.Event()
-        task = asyncio.create_task(worker.run(self.settings(**fields), stop))
+        task = asyncio.create_task(run(self.settings(**fields), stop))
         try:
             yield task
         finally:
@@ -189,7 +196,7 @@ class Stream:
     async def run_to_end(self, **fields: Any) -> None:  # noqa: ANN401 - fields of WorkerSettings
         """Run a worker until it ends by itself."""
         async with asyncio.timeout(LIMIT_S):
-            await worker.run(self.settings(**fields), asyncio.Event())
+            await run(self.settings(**fields), asyncio.Event())
 
     async def until(self, question: Callable[[], bool], task: asyncio.Task[None]) -> None:
         """Wait until the destination answers yes; raise what ends the worker before that."""
@@ -204,6 +211,15 @@ class Stream:
         """Wait until the destination has everything that `changes` has cut."""
         wanted = self.changes.position
         await self.until(lambda: (self.position() or (0, 0)) >= wanted, task)
+
+    async def all_delivered(self) -> None:
+        """Wait until the worker was sent all that is in the change stream."""
+        consumer = f"CONSUMER.INFO.{self.names.changes_stream}.sink_postgres"
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                if not (await self.broker.ask(consumer, {}))["num_pending"]:
+                    return
+                await asyncio.sleep(LOOK_S)
 
     async def told(self, condition: Callable[[SinkRecord], bool]) -> SinkRecord:
         """Wait until the sink's record is as wanted."""

@@ -35,6 +35,7 @@ __all__ = [
     "STEP_TRUNCATE",
     "VERSION",
     "Assembler",
+    "BinaryToText",
     "Column",
     "CopyPacker",
     "CoreError",
@@ -56,9 +57,11 @@ __all__ = [
     "Statement",
     "Step",
     "decode_messages",
+    "has_binary_form",
     "lsn_format",
     "lsn_parse",
     "read_header",
+    "sift",
 ]
 
 VERSION: Final[str]
@@ -166,11 +169,17 @@ class Header:
     def final(self) -> bool:
         """Copy: whether this is the last envelope of its attempt."""
     @property
+    def binary(self) -> bool:
+        """Copy: whether the rows are those of COPY's binary format."""
+    @property
     def rows(self) -> int:
         """Copy: rows counted in this envelope; the sum over an attempt is `total_rows`."""
     @property
     def total_rows(self) -> int:
         """Copy: rows of the whole attempt, on its final part only."""
+    @property
+    def layout(self) -> int:
+        """Changes and watermarks: number of the layout of the group's tables, as published."""
     @property
     def body_bytes(self) -> int:
         """Length of the body behind this header."""
@@ -230,8 +239,11 @@ class Assembler:
         *,
         target_body_bytes: int = 262144,
         max_body_bytes: int = 917504,
+        layout: int = 0,
     ) -> Assembler:
         """Continue the chain behind an envelope that ended at `position` with `end_lsn`.
+
+        `layout` stands in the header of every envelope that it makes.
 
         Changes at or before `position` are skipped, also in the middle of a transaction. A position
         with an ordinal and `commit_lsn >= end_lsn` lies inside an open transaction, whose rest must
@@ -310,8 +322,12 @@ class CopyPacker:
         *,
         target_body_bytes: int,
         max_body_bytes: int,
+        binary: bool = False,
     ) -> CopyPacker:
-        """Start an attempt. Raises `EnvelopeError` as `Assembler` does."""
+        """Start an attempt. Raises `EnvelopeError` as `Assembler` does.
+
+        `binary`: the format of its rows, for the header; they are packed unread in either.
+        """
     def feed(self, rows: Buffer, row_count: int) -> list[bytes]:
         """Take `row_count` whole rows, give the envelopes that reached `target_body_bytes` of body.
 
@@ -326,6 +342,28 @@ class CopyPacker:
     @property
     def bytes(self) -> int:
         """Bytes of rows fed."""
+
+@final
+class BinaryToText:
+    """Turns rows of COPY's binary format into rows of its text format.
+
+    Text is what COPY writes under the settings that pgflo pins; a float's may differ in its digits,
+    and reads back as the same number.
+    """
+
+    def __new__(cls, type_oids: list[int]) -> BinaryToText:
+        """Begin a range of columns of these types; `EnvelopeError` if one has no known form."""
+    def feed(self, part: Buffer) -> bytes:
+        """Take the next part, cut wherever it is; give the rows that are whole now.
+
+        Raises `DecodeError` where the bytes are no binary COPY of such columns. Memory: the part
+        twice, and one row.
+        """
+    def finish(self) -> None:
+        """Raise `DecodeError` unless the range ended as a binary COPY does."""
+
+def has_binary_form(type_oids: list[int]) -> bool:
+    """Whether `BinaryToText` knows all these types."""
 
 # --- JSON lines
 
@@ -797,3 +835,11 @@ class Splitter:
         A barrier (a TRUNCATE, a key that moves between shards, a key that cannot be told, a table
         routed as one) must be applied as it came. Begins the next epoch.
         """
+
+def sift(body: Buffer, prev: tuple[int, int], snapshots: dict[int, int]) -> bytes | None:
+    """Leave out of a whole body what the copies of tables hold already. None: there is nothing.
+
+    `snapshots`: by relation OID the consistent point of its copy; what committed before that goes.
+    What stays keeps its position; a TRUNCATE of several tables loses those. The chain stood at
+    `prev`. Cost: about 50 ns per change. Raises `DecodeError` for a malformed body.
+    """

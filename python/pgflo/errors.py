@@ -259,6 +259,12 @@ TABLE_UNSUPPORTED = Kind(
     Retry.OPERATOR,
     "Leave it out with --exclude-tables: only permanent tables are written to the WAL.",
 )
+TABLE_WITHOUT_BINARY_FORM = Kind(
+    "source.table_without_binary_form",
+    Exit.PREFLIGHT,
+    Retry.OPERATOR,
+    "Leave --copy-format at auto: such tables travel as text, the others in binary.",
+)
 TABLE_NO_RIGHT = Kind(
     "source.table_no_right",
     Exit.PREFLIGHT,
@@ -276,15 +282,15 @@ TABLE_REWRITTEN = Kind(
     "source.table_rewritten",
     Exit.SOURCE,
     Retry.BACKOFF,
-    "The copy starts over with a new snapshot. Keep ALTER TABLE and VACUUM FULL away until "
+    "The copy takes another snapshot. Keep ALTER TABLE and VACUUM FULL away until "
     "`pgflo status` shows that it is done.",
 )
 COPY_BROKEN = Kind(
     "source.copy_broken",
     Exit.SOURCE,
     Retry.BACKOFF,
-    "Look for a terminated session in the source's log; the copy starts over with a new snapshot "
-    "(`pgflo replicate`).",
+    "Look for a terminated session in the source's log; tables that are not finished are copied "
+    "anew, under a new snapshot (`pgflo replicate`).",
 )
 GROUP_MODE = Kind(
     "group.mode",
@@ -585,4 +591,55 @@ SINK_LATE = Kind(
     Exit.SINK,
     Retry.OPERATOR,
     "The stream no longer holds its start; copy anew: `pgflo replicate --restart`.",
+)
+
+# --- schema --------------------------------------------------------------------------------------
+SCHEMA_SOURCE = Kind(
+    "schema.source",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Read what it says. It locks the group's tables like a SELECT: `GRANT SELECT ON … TO …;` for "
+    "the role of --source.",
+)
+SCHEMA_TARGET = Kind(
+    "schema.target",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Read what it says. It locks tables that are there like a SELECT: `GRANT SELECT ON … TO …;` "
+    "for the --target-user.",
+)
+SCHEMA_OTHER_SOURCE = Kind(
+    "schema.other_source",
+    Exit.USAGE,
+    Retry.OPERATOR,
+    "Name the database that `pgflo replicate` of the group reads: --source, or --source-host and "
+    "--source-dbname. After tables were dropped there: `pgflo replicate --restart`.",
+)
+SCHEMA_UNREADABLE = Kind(
+    "schema.unreadable",
+    Exit.SOURCE,
+    Retry.OPERATOR,
+    "Create the tables by `pg_dump --schema-only SOURCE | psql TARGET`, and leave "
+    "--target-sync-schema out.",
+)
+SCHEMA_DIFFERS = Kind(
+    "schema.differs",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Nothing was changed. ALTER or DROP what differs, or leave --target-sync-schema out to keep "
+    "what is there.",
+)
+SCHEMA_PRIVILEGE = Kind(
+    "schema.privilege",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "GRANT CREATE ON DATABASE and ON SCHEMA to the --target-user; an extension that is not trusted "
+    "is made by a superuser: CREATE EXTENSION. Then start `pgflo worker` again: it goes on there.",
+)
+SCHEMA_REFUSED = Kind(
+    "schema.refused",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Mend it at the destination, then start `pgflo worker` again: it goes on with this part. "
+    "`pgflo replicate --restart` reads the source's schema anew.",
 )

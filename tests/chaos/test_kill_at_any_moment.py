@@ -6,8 +6,10 @@ kill is drawn in committed transactions of the load, from the seed that is print
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import psutil
@@ -141,6 +143,82 @@ def test_replicator_killed_during_the_copy(
         replicator.kill()
         replicator = pipeline.replicate("--range-size", "256kB", "--max-copy-workers", "1")
     finish(pipeline, load)
+
+
+def test_snapshot_lost_during_the_copy(
+    pipeline: Pipeline, load: Load, chance: random.Random
+) -> None:
+    # GIVEN a copy that loses its snapshot again and again, by the death of its holder alone or
+    # together with the replicator and one of its copy processes
+    load.create(rows=150_000)
+    load.start()
+    worker = pipeline.worker()
+    flags = ("--range-size", "128kB", "--max-copy-workers", "2", "--snapshot-linger", "1m")
+    replicator = pipeline.replicate(*flags)
+    kills = 0
+    for number in range(ROUNDS):
+        look = partial(holder_or_done, pipeline, replicator)
+        found = eventually(look, "a holder, or the end of the copy")
+        if not isinstance(found, psutil.Process):
+            break
+        load.wait_committed(chance.randrange(1, 60))
+        if number % 2:
+            for child in replicator.children(" copy ")[:1]:
+                child.kill()
+            replicator.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.kill()
+        kills += 1
+        if number % 2:
+            replicator = pipeline.replicate(*flags)
+        load.wait_committed(chance.randrange(1, 60))
+    assert kills, "the copy was over before its snapshot could be lost"
+    # THEN both sides are equal in the end, without another incarnation
+    finish(pipeline, load)
+    log = replicator.log.read_text(errors="replace")
+    assert log.count('"group created"') == 1
+    assert "copying tables under a new snapshot" in log
+    assert worker.exit_code() is None
+
+
+@pytest.mark.parametrize("shards", ["1", "3"])
+def test_killed_while_tables_join(
+    pipeline: Pipeline, load: Load, chance: random.Random, shards: str
+) -> None:
+    # GIVEN a group of two tables that streams, while others are written as well
+    load.create(rows=60_000)
+    load.start()
+    few = ("--exclude-tables", 'journal,"Odd ""Name"', "--range-size", "128kB")
+    replicator, worker = pipeline.replicate(*few), pipeline.worker("--shards", shards)
+    pipeline.wait_caught_up(limit_s=120)
+    assert replicator.stop() == 0
+    # WHEN the others join, and one process or another is killed meanwhile
+    for number in range(ROUNDS):
+        replicator = pipeline.replicate("--range-size", "128kB")
+        load.wait_committed(chance.randrange(1, 120))
+        if number % 2:
+            worker.kill()
+            worker = pipeline.worker("--shards", shards)
+        replicator.kill()
+    pipeline.replicate("--range-size", "128kB")
+    # THEN both sides are equal in the end, and no table was begun anew
+    finish(pipeline, load)
+    log = replicator.log.read_text(errors="replace")
+    assert log.count('"group created"') == 1
+    assert '"tables join the group"' in log
+
+
+def holder_or_done(
+    pipeline: Pipeline, replicator: Command
+) -> psutil.Process | Literal["done"] | None:
+    """Find the process that holds the copy's snapshot; `done` when the copy is published."""
+    if "copy published" in replicator.log.read_text(errors="replace"):
+        return "done"
+    title = f"pgflo {pipeline.group} snapshot"
+    for process in psutil.process_iter(["cmdline"]):
+        if title in " ".join(process.info["cmdline"] or []):
+            return process
+    return None
 
 
 def test_worker_killed_during_the_copy(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from tests.fix_pipeline import eventually
 from tests.fix_postgres import Database
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import LiteralString
 
     from tests.fix_load import Load
     from tests.fix_nats import NatsFactory
-    from tests.fix_pipeline import Pipeline
+    from tests.fix_pipeline import Command, Pipeline
     from tests.fix_postgres import PostgresFactory
     from tests.fix_proxy import ProxyFactory, TcpProxy
 
@@ -60,6 +64,74 @@ def test_lost_answer_to_commit_applies_nothing_twice(
         load.wait_committed(20)
     # THEN every row is there exactly once
     finish(pipeline, load)
+
+
+def test_commits_that_hang_for_a_standby_and_break_apply_nothing_twice(
+    pipeline: Pipeline, load: Load, postgres_server: PostgresFactory, tcp_proxy: ProxyFactory
+) -> None:
+    # GIVEN a worker that streams to a server of its own, through a proxy
+    server = postgres_server()
+    server.create_database("standby")
+    proxy = tcp_proxy("127.0.0.1", server.port)
+    with contextlib.closing(Database(server, "standby")) as target:
+        direct = target.dsn
+        pipeline.target, pipeline.target_dsn = target, direct
+        load.create(rows=2000)
+        load.start()
+        pipeline.replicate()
+        pipeline.target_dsn = through(proxy, direct)
+        worker = pipeline.worker()
+        for broken in ("session", "link", "worker"):
+            pipeline.target_dsn = direct
+            pipeline.wait_caught_up(limit_s=120)
+            # WHEN a COMMIT is done and waits for a standby that is away
+            await_standby(target, "away")
+            load.wait_committed(20)
+            pid = eventually(lambda: waiting_for_standby(target), "a COMMIT that waits")
+            logged = len(worker.log.read_text())
+            # AND breaks, so that its answer is lost
+            if broken == "session":
+                before_lsn = pipeline.applied_lsn()
+                target.rows("SELECT pg_terminate_backend(%s, 10000)", [pid])
+                # What it did is there, and no later COMMIT can be.
+                assert pipeline.applied_lsn() > before_lsn
+                words = "trying again"
+            elif broken == "link":
+                proxy.cut()
+                words = "trying again"
+            else:
+                worker.kill()
+                pipeline.commands.remove(worker)
+                pipeline.target_dsn = through(proxy, direct)
+                worker = pipeline.worker()
+                words = "commits at the destination wait for a synchronous standby"
+            eventually(partial(says, worker, logged, words), words)
+            # AND the standby is no longer asked for
+            await_standby(target, "")
+            load.wait_committed(20)
+        # THEN every row is there exactly once, also of the table without a key
+        pipeline.target_dsn = direct
+        finish(pipeline, load)
+
+
+def says(command: Command, logged: int, words: str) -> bool:
+    """Whether a command says `words` behind the first `logged` characters of its log."""
+    return words in command.log.read_text()[logged:]
+
+
+def await_standby(target: Database, names: LiteralString) -> None:
+    """Have commits wait for these synchronous standbys."""
+    setting = sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(names)
+    target.execute(setting, "SELECT pg_reload_conf()")
+
+
+def waiting_for_standby(target: Database) -> int | None:
+    """Give the pid of a writer whose COMMIT waits for a standby, None if there is none."""
+    found = target.rows(
+        "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        " AND application_name LIKE '%% shard0 %%'"
+    )
+    return found[0][0] if found else None
 
 
 def test_lost_answer_to_publish_stores_nothing_twice(

@@ -21,6 +21,7 @@ from pgflo.broker.record import (
     Phase,
     Record,
     SinkRecord,
+    SnapshotRecord,
     TableRecord,
     TableState,
 )
@@ -56,6 +57,7 @@ GROUP = GroupRecord(
     phase=Phase.COPYING,
     tables=[16400],
     lanes=4,
+    snapshot=SnapshotRecord("00000003-00000002-1", 2**40, 17, "2026-01-01 00:00:00+00", 18, "h"),
 )
 TABLE = TableRecord(
     oid=16400,
@@ -66,6 +68,7 @@ TABLE = TableRecord(
     key=["id"],
     identity="d",
     state=TableState.COPYING,
+    published=[(0, 3), (5, 6)],
 )
 SINK = SinkRecord("postgres", "postgres", GROUP.incarnation, 1, 2, 3, "streaming", {3: 17})
 

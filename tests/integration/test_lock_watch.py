@@ -1,9 +1,9 @@
-"""Somebody holds a lock at the destination: the worker says who, and goes on when it is free."""
+"""A lock or a standby holds the destination up: the worker says who, and goes on when it can."""
 
 from __future__ import annotations
 
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +11,7 @@ from psycopg import sql
 from rich.console import Console
 from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
+from tests.fix_postgres import Database
 
 from pgflo.status.gather import gather
 from pgflo.status.show import draw
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
     import psycopg
     from psycopg.rows import TupleRow
+    from tests.fix_postgres import PostgresFactory
     from tests.fix_stream import Stream
 
 WAITING = "waiting for a lock at the destination"
-FREE = "no longer waiting for a lock at the destination"
+STANDBY = "commits at the destination wait for a synchronous standby"
+FREE = "the destination goes on"
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +100,37 @@ async def status(stream: Stream) -> str:
     with console.capture() as drawn:
         console.print(draw(await gather(stream.broker, stream.record, None)))
     return drawn.get()
+
+
+async def test_a_standby_that_does_not_answer_is_told_in_the_log_and_in_the_status(
+    stream: Stream, postgres_server: PostgresFactory
+) -> None:
+    table = "CREATE TABLE t (id int PRIMARY KEY)"
+    stream.changes.source.execute(table)
+    stream.changes.frames()
+    server = postgres_server()
+    server.create_database("standby")
+    with closing(Database(server, "standby")) as target, capture_logs() as logs:
+        target.execute(table)
+        stream.target = target
+        stream.as_user(target.connect().info.user)
+        async with stream.worker() as task:
+            await stream.caught_up(task)
+            # GIVEN commits that a standby has to confirm which is away
+            setting = "ALTER SYSTEM SET synchronous_standby_names = "
+            target.execute(f"{setting} 'away'", "SELECT pg_reload_conf()")
+            stream.changes.source.execute("INSERT INTO t VALUES (1)")
+            await stream.publish(stream.changes.envelopes())
+            # THEN that is told
+            told = await stream.told(lambda sink: bool(sink.blocked_by))
+            assert "synchronous_standby_names = 'away'" in told.blocked_by
+            shown = await status(stream)
+            assert "postgres waits for a synchronous standby to confirm a commit" in shown
+            # AND when it is over, that is told as well
+            target.execute(f"{setting} ''", "SELECT pg_reload_conf()")
+            await stream.caught_up(task)
+        assert table_rows(target, "t") == table_rows(stream.changes.source, "t")
+    assert {STANDBY, FREE} <= {entry["event"] for entry in logs}
 
 
 async def test_a_wait_that_lasts_is_told_again(

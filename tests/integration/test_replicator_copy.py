@@ -13,27 +13,24 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from tests.fix_replicator import until
 
-from pgflo.broker.records import Phase, TableState
+from pgflo import errors
+from pgflo.broker.records import Phase, TableState, run_of
+from pgflo.broker.spans import numbers
 from pgflo.config.settings import CopySettings
+from pgflo.errors import PgfloError
+from pgflo.source.drop import drop_group, list_group
 
 if TYPE_CHECKING:
     from tests.fix_replicator import Replicator
 
-    from pgflo.replicator import CopyProgress
+    from pgflo.replicator.progress import CopyProgress
 
 pytestmark = pytest.mark.timeout(300)
 
 SMALL_RANGES = CopySettings(max_workers_per_table=2, max_workers=3, range_bytes=8192 * 16)
 
-
-def snapshot_sessions(replicator: Replicator) -> int:
-    """Count the sessions of the snapshot's holder."""
-    return int(
-        replicator.source.value(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s",
-            [f"pgflo_{replicator.group} snapshot"],
-        )
-    )
+ONE_LANE = SMALL_RANGES.model_copy(update={"max_workers": 1})
+"""The largest table is finished before the next one begins."""
 
 
 async def test_a_row_is_either_copied_or_streamed_never_both(replicator: Replicator) -> None:
@@ -213,21 +210,82 @@ async def test_a_copy_process_that_is_killed_costs_its_range_another_attempt(
     assert stored.copied_integers("public.t") == list(range(1, 100001))
 
 
-async def test_a_lost_snapshot_starts_the_copy_over_as_another_incarnation(
+BIG_TABLE: tuple[LiteralString, ...] = (
+    "CREATE TABLE t (id int, v text)",
+    "ALTER TABLE t REPLICA IDENTITY FULL",
+    "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
+)
+
+
+async def test_a_lost_snapshot_has_only_unfinished_tables_copied_again(
+    replicator: Replicator,
+) -> None:
+    # GIVEN a copy whose larger table is finished, and whose other one is not
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE done (id int PRIMARY KEY, v text)",
+        "INSERT INTO done SELECT i, repeat('x', 500) FROM generate_series(1, 60000) i",
+        *BIG_TABLE,
+    )
+    process = replicator.spawn(mode="copy-and-stream", copying=ONE_LANE)
+    await replicator.until_published_ranges(3, "t")
+    # WHEN replicator and holder are killed, rows change meanwhile, and another one follows
+    process.kill()
+    process.wait()
+    before = {table.name: table for table in await replicator.tables()}
+    assert before["done"].published_ranges == before["done"].ranges
+    record = await replicator.record()
+    assert record is not None
+    assert record.snapshot is not None
+    psutil.Process(record.snapshot.pid).kill()
+    await until(lambda: not replicator.snapshot_sessions(), "snapshot gone")
+    source.execute(
+        "INSERT INTO t SELECT i, 'new' FROM generate_series(50001, 50010) i",
+        "DELETE FROM t WHERE id <= 10",
+        "INSERT INTO done SELECT i, 'new' FROM generate_series(60001, 60010) i",
+    )
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    # THEN the incarnation goes on, the finished table stays, the other has a point of its own
+    stored = await replicator.read_back()
+    assert stored.record.incarnation == record.incarnation
+    tables = {table.name: table for table in stored.tables.values()}
+    assert tables["done"].snapshot_lsn == before["done"].snapshot_lsn == stored.record.start_lsn
+    assert tables["t"].snapshot_lsn > stored.record.start_lsn
+    done_oid = tables["done"].oid
+    assert all(run_of(max(stored.attempts[done_oid, n])) == 1 for n in range(tables["done"].ranges))
+    assert stored.copied_integers("public.done") == list(range(1, 60001))
+    assert stored.copied_integers("public.t") == list(range(11, 50011))
+    # and all changes are in the stream: those of `t` before its new point are for sinks to pass
+    # over
+    assert len(stored.inserted()) == 20
+
+
+async def test_a_session_of_the_snapshot_that_ends_costs_no_incarnation(
     replicator: Replicator,
 ) -> None:
     source = replicator.source
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, v text)",
-        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
-    )
+    source.execute(*BIG_TABLE)
     running = replicator.start(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    await replicator.until_published_ranges(1)
+    first = await replicator.record()
+    source.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'pgflo_%snapshot'"
+    )
+    await asyncio.wait_for(running.task, 100)
+    stored = await replicator.read_back()
+    assert first is not None
+    assert stored.record.incarnation == first.incarnation
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    assert len(await replicator.streams()) == 2
 
-    async def copies() -> bool:
-        record = await replicator.record()
-        return record is not None and record.phase is Phase.COPYING
 
-    await until(copies, "copy begun")
+async def test_a_copy_alone_whose_snapshot_is_lost_begins_again(replicator: Replicator) -> None:
+    # Without a stream nothing would bring tables of two snapshots to one point.
+    source = replicator.source
+    source.execute(*BIG_TABLE)
+    running = replicator.start(mode="copy", copying=SMALL_RANGES)
+    await replicator.until_published_ranges(1)
     first = await replicator.record()
     source.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -238,31 +296,198 @@ async def test_a_lost_snapshot_starts_the_copy_over_as_another_incarnation(
     assert first is not None
     assert stored.record.incarnation != first.incarnation
     assert stored.copied_integers("public.t") == list(range(1, 50001))
+    assert len(await replicator.streams()) == 2
 
 
-async def test_a_stopped_copy_begins_again_and_its_streams_are_removed(
+async def test_a_killed_replicator_is_followed_by_one_that_copies_only_what_is_left(
+    replicator: Replicator,
+) -> None:
+    # GIVEN a copy that was killed twice, with its processes
+    source = replicator.source
+    source.execute(*BIG_TABLE)
+    known: list[tuple[str, dict[int, int]]] = []
+    for run in (1, 2):
+        process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES)
+        await replicator.until_published_ranges(20 * run)
+        process.kill()
+        process.wait()
+        record, (table,) = await replicator.record(), await replicator.tables()
+        assert record is not None
+        assert record.phase is Phase.COPYING
+        known.append((record.incarnation, dict.fromkeys(numbers(table.published), run)))
+        # Its snapshot and its locks outlive it.
+        assert len(replicator.snapshot_sessions()) == 1
+        source.execute("INSERT INTO t SELECT i, 'later' FROM generate_series(1, 10) i")
+    # WHEN a third one follows
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    # THEN it goes on with the same incarnation, and no range that was published is begun again
+    stored = await replicator.read_back()
+    assert {incarnation for incarnation, _ in known} == {stored.record.incarnation}
+    (table,) = stored.tables.values()
+    assert table.published == [(0, table.ranges)]
+    for _, published in known:
+        for number, run in published.items():
+            latest = max(map(run_of, stored.attempts[table.oid, number]))
+            assert latest <= run, f"range {number} was begun again"
+    assert stored.record.copy_runs == 3
+    # and all rows are there, copied or streamed
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    assert len(stored.inserted()) == 20
+    assert replicator.snapshot_sessions() == []
+    assert stored.record.snapshot is None
+
+
+async def test_a_stopped_copy_goes_on_where_it_was(replicator: Replicator) -> None:
+    replicator.source.execute(*BIG_TABLE)
+    running = replicator.start(mode="copy", copying=SMALL_RANGES)
+    await replicator.until_published_ranges(20)
+    await running.stop()
+    (table,) = await replicator.tables()
+    assert table.published_ranges < table.ranges
+    await replicator.run(mode="copy", copying=SMALL_RANGES)
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    again = [n for n in numbers(table.published) if len(stored.attempts[table.oid, n]) > 1]
+    assert again == []
+
+
+async def test_a_copy_that_the_broker_lost_before_a_sink_had_it_is_made_again(
     replicator: Replicator,
 ) -> None:
     source = replicator.source
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, v text)",
-        "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 50000) i",
-    )
-    process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES)
-
-    async def copies() -> bool:
-        record = await replicator.record()
-        return record is not None and record.phase is Phase.COPYING
-
-    await until(copies, "copy begun")
-    first = await replicator.record()
-    process.kill()
-    process.wait()
-    # The snapshot and its locks go with the process.
-    await until(lambda: snapshot_sessions(replicator) == 0, "snapshot gone")
+    source.execute(*BIG_TABLE)
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    first = (await replicator.read_back()).record
+    source.execute("UPDATE t SET id = -id WHERE id <= 10")
+    await replicator.delete_stream("copy")
     await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
     stored = await replicator.read_back()
-    assert first is not None
-    assert stored.record.incarnation != first.incarnation
+    assert stored.record.incarnation == first.incarnation
+    assert stored.record.layout == first.layout + 1
+    assert stored.copied_integers("public.t") == [*range(-10, 0), *range(11, 50001)]
+
+
+async def test_a_table_that_joins_a_group_is_copied_and_streamed_and_no_other_is_copied_again(
+    replicator: Replicator,
+) -> None:
+    # GIVEN a group of one table that streams, and a table beside it
+    source = replicator.source
+    source.execute(
+        *BIG_TABLE,
+        "CREATE TABLE late (id bigserial PRIMARY KEY, v text)",
+        "INSERT INTO late (v) SELECT 'old' FROM generate_series(1, 20000)",
+    )
+    await replicator.run(
+        mode="copy-and-stream", once=True, copying=SMALL_RANGES, tables=("public.t",)
+    )
+    before = await replicator.read_back()
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(source.dsn) as conn:
+            while not stop.is_set():
+                conn.execute("INSERT INTO late (v) VALUES ('new')")
+                conn.execute("INSERT INTO t VALUES (-1, 'new')")
+                conn.commit()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        # WHEN it is named as well, and the first start with it is killed
+        both = ("public.t", "public.late")
+        process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES, tables=both)
+        await replicator.until_published_ranges(1, "late")
+        process.kill()
+        process.wait()
+        running = replicator.start(mode="copy-and-stream", copying=SMALL_RANGES, tables=both)
+        await replicator.until_streaming()
+    finally:
+        stop.set()
+        writer.join()
+    await replicator.until_published(replicator.wal_lsn())
+    await running.stop()
+    # THEN a row of it is copied or comes behind its point, never both, and none is missing
+    stored = await replicator.read_back()
+    tables = {table.name: table for table in stored.tables.values()}
+    late = tables["late"]
+    streamed = [
+        int(message[2][0][1])
+        for (commit_lsn, _), message in stored.changes
+        if message[0] == "I" and message[1] == late.oid and commit_lsn >= late.snapshot_lsn
+    ]
+    everything = [row[0] for row in source.rows("SELECT id FROM late ORDER BY id")]
+    assert sorted(stored.copied_integers("public.late") + streamed) == everything
+    assert streamed, "the writer was too slow for this test to show anything"
+    # and the other table is streamed on as it was
+    assert stored.record.incarnation == before.record.incarnation
+    assert (stored.record.layout, stored.record.joining) == (before.record.layout + 1, [])
+    old_oid = tables["t"].oid
+    assert tables["t"] == before.tables[old_oid]
+    first = {key: runs for key, runs in stored.attempts.items() if key[0] == old_oid}
+    assert first == before.attempts
+    inserted = [m for _, m in stored.changes if m[0] == "I" and m[1] == old_oid]
+    assert len(inserted) == source.value("SELECT count(*) FROM t WHERE id = -1")
+    # and every change of the new table stands in an envelope that tells of it
+    layouts = [header.layout for header in stored.headers]
+    assert layouts == sorted(layouts)
+    assert replicator.objects_at_source() == [f"pgflo_{replicator.group}"] * 2
+
+
+async def test_a_table_that_cannot_be_replicated_does_not_join(replicator: Replicator) -> None:
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE keyless (id int)")
+    await replicator.run(mode="copy-and-stream", once=True, tables=("public.t",))
+    with pytest.raises(PgfloError) as refused:
+        await replicator.run(
+            mode="copy-and-stream", once=True, tables=("public.t", "public.keyless")
+        )
+    assert refused.value.kind is errors.TABLE_WITHOUT_IDENTITY
+    # Its rows can still be changed at the source, and the group goes on without it.
+    source.execute("INSERT INTO keyless VALUES (1)", "UPDATE keyless SET id = 2")
+    await replicator.run(mode="copy-and-stream", once=True, tables=("public.t",))
+
+
+async def test_a_table_joins_when_the_copy_under_way_is_complete(replicator: Replicator) -> None:
+    source = replicator.source
+    source.execute(*BIG_TABLE, "CREATE TABLE late (id int PRIMARY KEY)")
+    source.execute("INSERT INTO late SELECT generate_series(1, 100)")
+    process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES, tables=("public.t",))
+    await replicator.until_published_ranges(20)
+    process.kill()
+    process.wait()
+    (before,) = await replicator.tables()
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    stored = await replicator.read_back()
+    table = stored.tables[before.oid]
+    assert table.snapshot_lsn == before.snapshot_lsn
+    again = [n for n in numbers(before.published) if len(stored.attempts[table.oid, n]) > 1]
+    assert again == []
     assert stored.copied_integers("public.t") == list(range(1, 50001))
-    assert len(await replicator.streams()) == 2
+    assert stored.copied_integers("public.late") == list(range(1, 101))
+
+
+async def test_a_snapshot_that_nobody_takes_up_ends_after_its_linger(
+    replicator: Replicator,
+) -> None:
+    replicator.source.execute(*BIG_TABLE)
+    copying = SMALL_RANGES.model_copy(update={"snapshot_linger_s": 0.5})
+    process = replicator.spawn(mode="copy-and-stream", copying=copying)
+    await replicator.until_published_ranges(5)
+    process.kill()
+    process.wait()
+    await until(lambda: not replicator.snapshot_sessions(), "snapshot gone")
+
+
+async def test_dropping_a_group_ends_the_snapshot_of_its_unfinished_copy(
+    replicator: Replicator,
+) -> None:
+    replicator.source.execute(*BIG_TABLE)
+    process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES)
+    await replicator.until_published_ranges(5)
+    process.kill()
+    process.wait()
+    snapshot = "the snapshot of an unfinished copy"
+    assert snapshot in await list_group(replicator.source.dsn, replicator.group)
+    assert snapshot in await drop_group(replicator.source.dsn, replicator.group)
+    assert replicator.snapshot_sessions() == []
+    assert replicator.objects_at_source() == []

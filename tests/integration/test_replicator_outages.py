@@ -136,7 +136,7 @@ async def test_changes_that_the_broker_lost_after_they_were_confirmed_stop_the_g
     lsn = alone.wal_lsn()
     await until(lambda: (alone.slot_lsn() or 0) >= lsn, "slot confirmed")
     await running.stop()
-    await alone.delete_change_stream()
+    await alone.delete_stream("changes")
     # WHEN it is started again THEN it stops, and names what to do
     with pytest.raises(PgfloError) as told:
         await alone.run(once=True)
@@ -151,7 +151,7 @@ async def test_a_change_stream_that_was_lost_before_confirmation_is_fed_again(
     await until(alone.slot_lsn, "slot created")
     alone.source.execute("INSERT INTO t SELECT generate_series(1, 10)")
     await alone.until_published(alone.wal_lsn())
-    await alone.delete_change_stream()
+    await alone.delete_stream("changes")
     alone.source.execute("INSERT INTO t SELECT generate_series(11, 20)")
     await alone.until_published(alone.wal_lsn())
     await running.stop()

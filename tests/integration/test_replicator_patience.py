@@ -79,13 +79,17 @@ class Impatient(Replicator):
 
 @asynccontextmanager
 async def impatient(
-    start_server: PostgresFactory, wal_sender_timeout: str, nats_url: str, state_dir: Path
+    start_server: PostgresFactory,
+    wal_sender_timeout: str,
+    nats_url: str,
+    state_dir: Path,
+    group: str = "impatient",
 ) -> AsyncIterator[Impatient]:
     """Give a replicator with a source of its own that has a table `t`."""
     server = start_server(wal_sender_timeout=wal_sender_timeout)
     with fresh_database(server, "impatient") as source:
         source.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-        replicator = Impatient(source, nats_url, state_dir, "impatient")
+        replicator = Impatient(source, nats_url, state_dir, group)
         try:
             yield replicator
         finally:
@@ -94,45 +98,62 @@ async def impatient(
             server.start()
 
 
-async def test_one_connection_serves_a_large_transaction_a_silence_and_a_full_stream(
+async def test_one_connection_serves_a_large_transaction_a_silence_a_full_stream_and_a_late_answer(
     postgres_server: PostgresFactory, nats_url: str, tmp_path: Path
 ) -> None:
-    # GIVEN a source that allows one second of silence, and no sink at all
-    async with impatient(postgres_server, "1s", nats_url, tmp_path) as replicator:
-        source = replicator.source
-        replicator.spawn(stream_max_bytes=48 * 1024 * 1024)
-        pid = await replicator.served_by()
-        # WHEN a large transaction comes THEN the connection that was there serves it
-        source.execute("INSERT INTO t SELECT generate_series(1, 300000)")
-        await replicator.until_published(replicator.wal_lsn())
-        assert replicator.heard()[0] == pid
-        # AND it outlives a silence, in which the source need not ask for a status
-        assert await replicator.holds(pid) < 0.45
-        # AND more than the change stream takes, when nothing can be read
-        source.execute(
-            "INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(300001, 400000) i"
-        )
-        await until(lambda: replicator.heard()[3] == "WalSenderWriteData", "back-pressure")
-        assert await replicator.holds(pid) < 0.45
-        assert replicator.heard()[3] == "WalSenderWriteData"
+    # The watches take their time, so all of them are held at once, when the work is done.
+    async with (
+        impatient(postgres_server, "1s", nats_url, tmp_path, "quiet") as quiet,
+        impatient(postgres_server, "1s", nats_url, tmp_path, "full") as full,
+        impatient(postgres_server, "1500ms", nats_url, tmp_path, "late") as late,
+    ):
+        await serve_a_large_transaction(quiet)
+        await serve_a_large_transaction(full)
+        await answer_late(late)
+        await fill_the_stream(full)  # last, for it lets the source go after a while
+        async with asyncio.TaskGroup() as watches:
+            # A source need not ask for a status in a silence, and hears them when nothing is read.
+            watches.create_task(holds_below(0.45, quiet))
+            watches.create_task(holds_below(0.45, full))
+            watches.create_task(holds_below(0.7, late))
+        assert full.heard()[3] == "WalSenderWriteData"
 
 
-async def test_a_replicator_that_is_late_again_and_again_is_asked_and_stays(
-    postgres_server: PostgresFactory, nats_url: str, tmp_path: Path
-) -> None:
-    # GIVEN a source that asks for a status after 0.75 s of silence
-    async with impatient(postgres_server, "1500ms", nats_url, tmp_path) as replicator:
-        process = replicator.spawn()
-        pid = await replicator.served_by()
-        for _ in range(6):
-            # WHEN the replicator gets no time until the source has asked
-            process.send_signal(signal.SIGSTOP)
-            await until(lambda: replicator.heard()[2] > 0.8, "silence")
-            resumed_at = time.time()
-            process.send_signal(signal.SIGCONT)
-            # THEN it answers and stays
-            await replicator.tells(pid, resumed_at)
-        assert await replicator.holds(pid) < 0.7
+async def serve_a_large_transaction(replicator: Impatient) -> None:
+    """Publish one without a sink, through one connection."""
+    replicator.spawn(stream_max_bytes=48 * 1024 * 1024)
+    pid = await replicator.served_by()
+    replicator.source.execute("INSERT INTO t SELECT generate_series(1, 300000)")
+    await replicator.until_published(replicator.wal_lsn())
+    assert replicator.heard()[0] == pid
+
+
+async def fill_the_stream(replicator: Impatient) -> None:
+    """Change more than the change stream takes, until nothing can be read; one connection."""
+    pid = replicator.heard()[0]
+    replicator.source.execute(
+        "INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(300001, 400000) i"
+    )
+    await until(lambda: replicator.heard()[3] == "WalSenderWriteData", "back-pressure")
+    assert replicator.heard()[0] == pid
+
+
+async def answer_late(replicator: Impatient) -> None:
+    """Give a replicator no time until its source, after half of its patience, has asked; again."""
+    process = replicator.spawn()
+    pid = await replicator.served_by()
+    for _ in range(6):
+        process.send_signal(signal.SIGSTOP)
+        await until(lambda: replicator.heard()[2] > 0.8, "silence")
+        resumed_at = time.time()
+        process.send_signal(signal.SIGCONT)
+        # It answers and stays.
+        await replicator.tells(pid, resumed_at)
+
+
+async def holds_below(longest_s: float, replicator: Impatient) -> None:
+    """Watch that the connection stays, with no longer than that between two statuses."""
+    assert await replicator.holds(replicator.heard()[0]) < longest_s, replicator.group
 
 
 @pytest.mark.parametrize("wal_sender_timeout", ["1s", "0"])

@@ -253,7 +253,7 @@ async def lose_what_the_sink_has(replicator: Replicator, broker: Broker) -> Lost
     await sinks.stand("one", lost.fifth)
     await until(lambda: replicator.slot_lsn() == lost.fifth.header.end_lsn, "slot at the sink")
     await running.stop()
-    await replicator.delete_change_stream()
+    await replicator.delete_stream("changes")
     replicator.source.execute("INSERT INTO t DEFAULT VALUES")
     return lost
 

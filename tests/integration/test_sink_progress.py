@@ -43,7 +43,7 @@ def begin(
 
 
 def table(name: str, *columns: str, oid: int = 1) -> SourceTable:
-    return SourceTable(oid, "public", name, None, columns, copied=True)
+    return SourceTable(oid, "public", name, None, columns, copied=True, snapshot_lsn=START)
 
 
 def test_a_session_left_behind_does_not_keep_its_locks(target: Database) -> None:
@@ -228,25 +228,29 @@ def test_a_range_is_committed_with_its_row_in_the_ledger_or_not_at_all(target: D
     to, incarnation = destination(target), uuid.uuid4()
     begin(to, table("a", "n", "v"), incarnation=incarnation)
     wanted = Range(1, START, 0, 1)
-    into = Target("public", "a", ("n", "v"), START)
+    into = Target("public", "a", ("n", "v"), START, (23, 25), takes_binary=True)
     with to.connect("copy0") as conn:
         ranges = RangeCopy(conn, to, incarnation)
-        ranges.begin(wanted, into)
+        ranges.begin(wanted, into, is_binary=False)
         ranges.write(memoryview(b"1\tone\n2\ttw"))
         ranges.abandon()
         assert not ranges.is_known(wanted)
-        ranges.begin(wanted, into)
+        ranges.begin(wanted, into, is_binary=False)
         ranges.write(memoryview(b"1\tone\n2\ttw"))
         ranges.write(memoryview(b"o\n"))
         ranges.commit(2)
         assert ranges.is_known(wanted)
         other = Range(1, START, 1, 1)
-        ranges.begin(other, into)
+        ranges.begin(other, into, is_binary=False)
         ranges.write(memoryview(b"3\tthree\n"))
         with pytest.raises(PgfloError, match="2 rows were read, 1 arrived") as refused:
             ranges.commit(2)
         assert refused.value.kind is errors.SINK_ROW_COUNT
     assert target.value("SELECT count(*) FROM a") == 2
+
+
+def rows_of_a(snapshot_lsn: int) -> Target:
+    return Target("public", "a", ("n",), snapshot_lsn, (23,), takes_binary=True)
 
 
 def test_a_superseded_copy_writer_commits_nothing(target: Database) -> None:
@@ -255,7 +259,7 @@ def test_a_superseded_copy_writer_commits_nothing(target: Database) -> None:
     begin(to, table("a", "n"), incarnation=incarnation)
     with to.connect("copy0") as conn:
         ranges = RangeCopy(conn, to, incarnation)
-        ranges.begin(Range(1, START, 0, 1), Target("public", "a", ("n",), START))
+        ranges.begin(Range(1, START, 0, 1), rows_of_a(START), is_binary=False)
         ranges.write(memoryview(b"1\n"))
         other = destination(target)
         with other.connect("prepare") as taking:
@@ -264,6 +268,60 @@ def test_a_superseded_copy_writer_commits_nothing(target: Database) -> None:
             ranges.commit(1)
     assert refused.value.kind is errors.GROUP_SUPERSEDED
     assert target.value("SELECT count(*) FROM a") == 0
+
+
+def test_a_table_copied_anew_is_emptied_once_and_takes_no_range_of_its_former_copy(
+    target: Database,
+) -> None:
+    # GIVEN two copied tables, and a range that is being loaded into one of them
+    target.execute("CREATE TABLE a (n int)", "CREATE TABLE b (n int)")
+    to, incarnation = destination(target), uuid.uuid4()
+    a, b = table("a", "n", oid=1), table("b", "n", oid=2)
+    begin(to, a, b, incarnation=incarnation)
+    target.execute("INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
+    with to.connect("copy0") as conn, to.connect("copy1") as later:
+        late = RangeCopy(later, to, incarnation)
+        late.begin(Range(1, START, 1, 1), rows_of_a(START), is_binary=False)
+        late.write(memoryview(b"2\n"))
+        late.commit(1)
+        # WHEN it is to be copied under another snapshot
+        anew = replace(a, snapshot_lsn=START + 8)
+        assert begin(to, anew, b, incarnation=incarnation) is False
+        # THEN it is empty, with its ledger, and the other one is not
+        counts = "SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)"
+        assert target.rows(counts) == [(0, 1)]
+        assert not late.is_known(Range(1, START, 1, 1))
+        # and a range of the former one is refused, one of the new one is not
+        stale = RangeCopy(conn, to, incarnation)
+        stale.begin(Range(1, START, 0, 1), rows_of_a(START), is_binary=False)
+        with pytest.raises(PgfloError) as refused:
+            stale.commit(0)
+        assert refused.value.kind is errors.GROUP_SUPERSEDED
+        late.begin(Range(1, START + 8, 0, 1), rows_of_a(START + 8), is_binary=False)
+        late.write(memoryview(b"3\n"))
+        late.commit(1)
+        # The same once more changes nothing.
+        begin(to, anew, b, incarnation=incarnation)
+        assert target.rows(counts) == [(1, 1)]
+
+
+def test_a_table_that_joins_is_judged_alone(target: Database) -> None:
+    target.execute("CREATE TABLE a (n int)", "CREATE TABLE b (n int)")
+    to, incarnation = destination(target), uuid.uuid4()
+    a, b = table("a", "n", oid=1), table("b", "n", oid=2)
+    begin(to, a, incarnation=incarnation)
+    target.execute("INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
+    with pytest.raises(PgfloError, match=r'rows in "public"\."b"$') as refused:
+        begin(to, a, b, incarnation=incarnation)
+    assert refused.value.kind is errors.SINK_NOT_EMPTY
+    begin(to, a, b, incarnation=incarnation, not_empty="truncate")
+    assert target.rows("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)") == [(1, 0)]
+    # Into a table that holds another's rows none is copied anew: they would go.
+    other = replace(table("a", "n", oid=3), snapshot_lsn=START + 8)
+    with pytest.raises(PgfloError, match="holds the rows of others") as shared:
+        begin(to, a, b, other, incarnation=incarnation)
+    assert shared.value.kind is errors.SINK_REFUSED
+    assert target.value("SELECT count(*) FROM a") == 1
 
 
 def test_sessions_mean_what_the_source_means_whatever_the_defaults_are(target: Database) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from psycopg import sql
+from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
 
-from pgflo import errors
+from pgflo import _core, errors
+from pgflo.broker.records import ATTEMPTS_PER_RUN
 from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
@@ -87,6 +91,27 @@ async def test_broken_attempts_and_repeats_do_not_count(stream: Stream) -> None:
     ]
 
 
+async def test_parts_of_a_replicator_that_is_gone_break_no_attempt_of_its_successor(
+    stream: Stream,
+) -> None:
+    # GIVEN a whole range and a broken one of the first run, then two ranges of the second one, with
+    # what the first one still had under way between their parts
+    oid = await prepare(stream, ranges=3)
+    first, second = ATTEMPTS_PER_RUN + 1, 2 * ATTEMPTS_PER_RUN + 1
+    late = stream.pack(oid, 1, rows_of(1), ROWS, attempt=first)
+    await stream.publish_range(oid, 0, rows_of(0), ROWS, attempt=first)
+    subject = stream.names.copy_subject(0)
+    for range_no in (1, 2):
+        parts = stream.pack(oid, range_no, rows_of(range_no), ROWS, attempt=second)
+        assert len(parts) >= 2
+        for data in (parts[0], *late[:-1], *parts[1:]):
+            await stream.broker.js.publish(subject, data)
+    await stream.run_to_end(once=True)
+    assert has_all(stream, 3)
+    found = stream.target.rows("SELECT range_no, attempt FROM pgflo.copied_ranges ORDER BY 1")
+    assert found == [(0, first), (1, second), (2, second)]
+
+
 async def test_a_range_that_lost_rows_stops_the_worker(stream: Stream) -> None:
     oid = await prepare(stream, ranges=1)
     envelopes = stream.pack(oid, 0, rows_of(0), ROWS + 1)
@@ -106,6 +131,26 @@ async def test_a_row_that_the_destination_refuses_stops_the_copy(stream: Stream)
         await stream.run_to_end(once=True)
     assert refused.value.kind is errors.SINK_REFUSED
     assert "range 0 of public.log" in refused.value.detail
+
+
+async def test_loaded_tables_are_analysed_once_as_wholes(stream: Stream) -> None:
+    # GIVEN a table that is copied, and is a partition here
+    oid = await prepare(stream, ranges=1)
+    stream.target.execute(
+        "CREATE TABLE root (n int) PARTITION BY RANGE (n)",
+        "ALTER TABLE root ATTACH PARTITION log DEFAULT",
+    )
+    await stream.publish_range(oid, 0, rows_of(0), ROWS)
+    # WHEN the worker runs to its end, and once more
+    with capture_logs() as logs:
+        await stream.run_to_end(once=True)
+        await stream.run_to_end(once=True)
+    # THEN partition and root have statistics, gathered once
+    analysed = [log["tables"] for log in logs if log["event"] == "tables analysed"]
+    assert analysed == [1]
+    assert stream.target.rows(
+        "SELECT tablename, inherited, n_distinct FROM pg_stats WHERE attname = 'n' ORDER BY 1, 2"
+    ) == [("log", False, -1), ("root", True, -1)]
 
 
 async def test_an_empty_range_counts(stream: Stream) -> None:
@@ -162,6 +207,104 @@ async def test_a_copy_stream_without_its_beginning_refuses_a_new_sink(stream: St
     with pytest.raises(PgfloError) as refused:
         await stream.run_to_end(once=True)
     assert refused.value.kind is errors.SINK_LATE
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_a_table_copied_anew_has_its_new_rows_and_the_changes_behind_them(
+    stream: Stream, shards: int
+) -> None:
+    # GIVEN one table whole and half of another, at the first snapshot
+    source, record = stream.changes.source, stream.record
+    for database in (source, stream.target):
+        database.execute("CREATE TABLE log (n int)", "CREATE TABLE kept (n int)")
+    stream.changes.frames()
+    oids = await stream.describe("log", "kept", ranges=2)
+    rows = rows_of(0)
+    async with stream.worker(shards=shards) as task:
+        await stream.publish_range(oids["log"], 0, rows, ROWS)
+        for range_no in (0, 1):
+            await stream.publish_range(oids["kept"], range_no, rows_of(range_no), ROWS)
+        await stream.until(
+            lambda: (
+                stream.target.rows("SELECT (SELECT count(*) FROM log), count(*) FROM kept")
+                == [(ROWS, 2 * ROWS)]
+            ),
+            task,
+        )
+        # WHEN that one is copied anew under a snapshot that has some of the stream's changes
+        both = (
+            "INSERT INTO log SELECT {0} FROM generate_series(1, 400)",
+            "INSERT INTO kept SELECT {0} FROM generate_series(1, 400)",
+        )
+        for number in (-1, -2):
+            source.execute("BEGIN", *(sql.SQL(s).format(number) for s in both), "COMMIT")
+        snapshot_lsn = _core.lsn_parse(source.value("SELECT pg_current_wal_lsn()::text"))
+        source.execute("BEGIN", *(sql.SQL(s).format(-3) for s in both), "COMMIT")
+        await stream.publish(stream.changes.envelopes(target_body_bytes=2000, max_body_bytes=5000))
+        table = (await record.tables())[oids["log"]]
+        await record.put_table(replace(table, snapshot_lsn=snapshot_lsn, ranges=1))
+        # (late parts of the first snapshot change nothing)
+        await stream.publish_range(oids["log"], 1, rows_of(1), ROWS)
+        rows = b"-1\n-2\n" * 400
+        await stream.publish_range(oids["log"], 0, rows, 800, snapshot_lsn=snapshot_lsn)
+        await stream.caught_up(task)
+    # THEN it has that snapshot's rows and later changes, and the other table lost nothing
+    counted = "SELECT n, count(*) FROM {} WHERE n < 0 GROUP BY n ORDER BY n"
+    counts = [
+        stream.target.rows(sql.SQL(counted).format(sql.Identifier(name)))
+        for name in ("log", "kept")
+    ]
+    assert counts == [[(-3, 400), (-2, 400), (-1, 400)]] * 2
+    assert stream.target.value("SELECT count(*) FROM log WHERE n >= 0") == 0
+    assert stream.target.value("SELECT count(DISTINCT n) FROM kept WHERE n >= 0") == 2 * ROWS
+    copied = (await record.copied("postgres"))[oids["log"]]
+    assert (copied.ranges, copied.rows, copied.snapshot_lsn) == ([0], 800, snapshot_lsn)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_a_table_that_joins_is_copied_before_its_first_change_is_applied(
+    stream: Stream, shards: int
+) -> None:
+    # GIVEN a sink that streams one table
+    source, record = stream.changes.source, stream.record
+    for database in (source, stream.target):
+        database.execute(
+            "CREATE TABLE log (n int)",
+            "CREATE TABLE late (id int PRIMARY KEY, v text)",
+            "ALTER TABLE log REPLICA IDENTITY FULL",
+        )
+    stream.changes.frames()
+    oids = await stream.describe("log", ranges=1)
+    await stream.publish_range(oids["log"], 0, rows_of(0), ROWS)
+    async with stream.worker(shards=shards) as task:
+        stream.log(-1)
+        await stream.publish(stream.changes.envelopes())
+        await stream.caught_up(task)
+        # WHEN changes of another table come before the sink has heard of it
+        source.execute("INSERT INTO late SELECT g, 'copied' FROM generate_series(1, 500) g")
+        snapshot_lsn = _core.lsn_parse(source.value("SELECT pg_current_wal_lsn()::text"))
+        source.execute("UPDATE late SET v = 'changed' WHERE id > 250")
+        stream.log(-2)
+        await stream.publish(stream.changes.envelopes(layout=1))
+        await stream.all_delivered()
+        stream.log(-3)
+        late = await stream.describe("late", ranges=1, snapshot_lsn=snapshot_lsn)
+        await stream.announce(tables=sorted({**oids, **late}.values()), layout=1)
+        await stream.publish_range(
+            late["late"],
+            0,
+            b"".join(b"%d\tcopied\n" % number for number in range(1, 501)),
+            500,
+            snapshot_lsn=snapshot_lsn,
+        )
+        await stream.publish(stream.changes.envelopes(layout=1))
+        # THEN it is copied first, and both tables lose nothing
+        await stream.caught_up(task)
+    assert table_rows(stream.target, "late") == table_rows(source, "late")
+    counts = "SELECT n, count(*) FROM log WHERE n < 0 GROUP BY n ORDER BY n"
+    assert stream.target.rows(counts) == [(-3, 1), (-2, 1), (-1, 1)]
+    assert stream.target.value("SELECT count(*) FROM log WHERE n >= 0") == ROWS
+    assert await record.copied("postgres") != {}
 
 
 async def test_copied_rows_and_changes_make_both_sides_equal(stream: Stream) -> None:

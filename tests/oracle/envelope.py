@@ -16,7 +16,7 @@ from tests.oracle.messages import Begin
 from tests.oracle.pgoutput import decode_body
 from tests.oracle.wire import MalformedError
 
-LAYOUT = struct.Struct(">4sBBHII16sQQQQQqQIIIIIIQQQ")
+LAYOUT = struct.Struct(">4sBBHII16sQQQQQqQIIIIIIQQQI")
 CRC32C_POLYNOMIAL = 0x82F63B78
 """Castagnoli's, bits reversed."""
 
@@ -42,6 +42,7 @@ class Parsed:
     snapshot_lsn: int
     rows: int
     total_rows: int
+    layout: int
     body: bytes
 
     @property
@@ -53,6 +54,11 @@ class Parsed:
     def final(self) -> bool:
         """Whether it is the last of its attempt at a range."""
         return self.flags & 2 == 2
+
+    @property
+    def binary(self) -> bool:
+        """Whether it holds rows of COPY's binary format."""
+        return self.flags & 4 == 4
 
 
 @cache

@@ -29,8 +29,9 @@ def assembler() -> _core.Assembler:
 
 
 def packer() -> _core.CopyPacker:
-    sizes = {"target_body_bytes": 4096, "max_body_bytes": 8192}
-    return _core.CopyPacker(INCARNATION, 16384, 0x100, 1, 2, **sizes)
+    return _core.CopyPacker(
+        INCARNATION, 16384, 0x100, 1, 2, target_body_bytes=4096, max_body_bytes=8192
+    )
 
 
 @pytest.mark.parametrize("text", ["0/0", "16/B374D848", "FFFFFFFF/FFFFFFFF"])

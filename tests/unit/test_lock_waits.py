@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgflo.sinks.postgres.lock_waits import Blocker, LockWait, command
+from pgflo.sinks.postgres.lock_waits import Blocker, LockWait, StandbyWait, command
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,10 @@ def test_a_blocker_is_told_with_what_an_operator_needs() -> None:
     assert str(LockWait(1, 9.0, "", (hidden, prepared))) == (
         "a lock, held by pid 8 of app, which only pg_read_all_stats may look at;"
         " a prepared transaction (pg_prepared_xacts)"
+    )
+
+
+def test_a_standby_that_is_waited_for_is_told_by_the_servers_setting() -> None:
+    assert str(StandbyWait(1, 9.0, "FIRST 1 (b)")) == (
+        "a synchronous standby to confirm a commit (synchronous_standby_names = 'FIRST 1 (b)')"
     )

@@ -5,9 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgflo.broker.records import TableRecord, TableState
+from pgflo.broker.records import ATTEMPTS_PER_RUN, TableRecord, TableState, run_of
+from pgflo.broker.spans import numbers, with_number
 from pgflo.replicator.copy_process import RangeReport, RangeTask
 from pgflo.replicator.range_queue import RangeQueue
+
+RUN = 3
+FIRST = RUN * ATTEMPTS_PER_RUN + 1
+"""Number of a range's first attempt in that run."""
 
 
 def table(oid: int, ranges: int, size: int) -> TableRecord:
@@ -38,6 +43,7 @@ def test_whatever_fails_every_range_is_published_once(
     queue = RangeQueue(
         (table(oid, count, 100 * count) for oid, count in enumerate(ranges)),
         max_per_table=max_per_table,
+        run=RUN,
     )
     running: list[RangeTask] = []
     published: list[tuple[int, int]] = []
@@ -47,7 +53,7 @@ def test_whatever_fails_every_range_is_published_once(
         if candidate is not None:
             task = queue.take(candidate)
             key = (task.relation_oid, task.range_no)
-            assert attempts.get(key, 0) + 1 == task.attempt, "an attempt's number was used again"
+            assert attempts.get(key, FIRST - 1) + 1 == task.attempt, "an attempt's number twice"
             attempts[key] = task.attempt
             assert task not in running
             running.append(task)
@@ -55,18 +61,27 @@ def test_whatever_fails_every_range_is_published_once(
             assert queue.running == len(running)
             continue
         task = running.pop(data.draw(st.integers(0, len(running) - 1)))
-        if data.draw(st.integers(0, 3)) == 0 and task.attempt < 5:
+        if data.draw(st.integers(0, 3)) == 0 and task.attempt < FIRST + 4:
             queue.give_back(task, source_failed=False)
         else:
             queue.finish(task, RangeReport("done", rows=1, bytes=10))
             published.append((task.relation_oid, task.range_no))
+        if data.draw(st.booleans()):
+            queue.publish(queue.unproved())
+    queue.publish(queue.unproved())
     assert sorted(published) == [(o, n) for o, count in enumerate(ranges) for n in range(count)]
     assert queue.rows == sum(ranges)
-    assert {t.record.state for t in queue.tables.values()} == {TableState.PUBLISHED}
+    records = [t.record for t in queue.tables.values()]
+    assert {record.state for record in records} == {TableState.PUBLISHED}
+    assert all(record.published == [(0, record.ranges)] for record in records)
+    assert sum(record.published_rows for record in records) == queue.rows
+    assert not any(record.running_ranges for record in records)
 
 
 def test_the_largest_table_goes_first_until_it_has_its_share_of_processes() -> None:
-    queue = RangeQueue([table(1, 9, 10), table(2, 9, 1000), table(3, 1, 500)], max_per_table=2)
+    queue = RangeQueue(
+        [table(1, 9, 10), table(2, 9, 1000), table(3, 1, 500)], max_per_table=2, run=1
+    )
     taken = []
     while (candidate := queue.next_table()) is not None:
         taken.append(queue.take(candidate).relation_oid)
@@ -75,10 +90,43 @@ def test_the_largest_table_goes_first_until_it_has_its_share_of_processes() -> N
 
 
 def test_failures_of_the_source_are_counted_per_range() -> None:
-    queue = RangeQueue([table(1, 2, 10)], max_per_table=1)
+    queue = RangeQueue([table(1, 2, 10)], max_per_table=1, run=1)
     told = []
     for source_failed in (True, False, True):
         candidate = queue.next_table()
         assert candidate is not None
         told.append(queue.give_back(queue.take(candidate), source_failed=source_failed))
     assert told == [1, 1, 2]
+
+
+def test_another_run_hands_out_what_is_left_and_shares_no_attempt() -> None:
+    first = RangeQueue([table(1, 5, 10)], max_per_table=5, run=1)
+    left = first.tables[1]
+    tasks = [first.take(left) for _ in range(5)]
+    for number in (3, 1):
+        first.finish(tasks[number], RangeReport("done", rows=7, bytes=70, seq=number))
+    first.publish(first.unproved())
+    # Stored and not proved is not published.
+    first.finish(tasks[0], RangeReport("done", rows=7, bytes=70, seq=9))
+    assert (left.record.published, left.record.published_rows) == ([(1, 2), (3, 4)], 14)
+    assert left.record.last_seq == 3
+    second = RangeQueue([left.record], max_per_table=5, run=2)
+    again = [second.take(second.tables[1]) for _ in range(3)]
+    assert [task.range_no for task in again] == [0, 2, 4]
+    assert second.next_table() is None
+    assert {run_of(task.attempt) for task in again} == {2}
+    for task in again:
+        second.finish(task, RangeReport("done", rows=7, bytes=70))
+    assert second.is_done
+    second.publish(second.unproved())
+    assert second.tables[1].record.published_rows == 35
+
+
+@given(st.lists(st.integers(0, 30), max_size=60))
+def test_spans_hold_what_was_put_in(wanted: list[int]) -> None:
+    spans: list[tuple[int, int]] = []
+    for number in wanted:
+        spans = with_number(spans, number)
+    assert numbers(spans) == set(wanted)
+    flat = [edge for span in spans for edge in span]
+    assert flat == sorted(set(flat)), "spans that touch or overlap"

@@ -102,6 +102,11 @@ class LanePublisher:
         return self
 
     @property
+    def stored_seq(self) -> int:
+        """Sequence of the last envelope that is known to be stored; 0 before there is one."""
+        return self._stored_seq
+
+    @property
     def full_since(self) -> float | None:
         """Monotonic time since which the stream is full and cannot grow; None while it can."""
         return self._room.full_since

@@ -153,6 +153,12 @@ class Lease:
         )
 
 
+async def is_held(record: Record, key: str) -> bool:
+    """Whether somebody holds a lease, as far as can be told at once."""
+    held = await _read(record, f"lease.{key}")
+    return held is not None and not _is_gone(held[0])
+
+
 async def _read(record: Record, key: str) -> tuple[LeaseRecord, int] | None:
     entry = await record.read(key)
     return None if entry is None else (LeaseRecord.from_json(entry[0], key=key), entry[1])

@@ -40,6 +40,10 @@ class Names:
         self.insert_publication = f"pgfloinsert_{group}"
         """Not `pgflo_<group>_insert`: that is the publication of the group `<group>_insert`."""
 
+    def momentary_slot(self, tag: str) -> str:
+        """Slot that lives while it exports a snapshot; as with `insert_publication`, no other's."""
+        return f"pgflosnap_{self.group}_{tag}"
+
     def copy_subject(self, lane: int) -> str:
         """Subject of one copy lane."""
         return f"{self._copy_prefix}{lane}"

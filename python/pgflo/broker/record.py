@@ -2,9 +2,9 @@
 
 Upstream: `records` defines the values, `topology` removes the bucket with the group. Downstream:
 everyone who must know about the others; `lease` keeps its keys here too.
-Invariant: each key has one writer, so a plain put may be repeated after a lost answer; `group` and
-the leases are written by compare-and-set. The truth about what is applied is never here but in the
-sink.
+Invariant: each key has one writer, so a plain put may be repeated after a lost answer; `group`, the
+tables and the leases are written by compare-and-set. The truth about what is applied is never here
+but in the sink.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from pgflo.broker.records import (
     CopiedRecord,
     GroupRecord,
     Phase,
+    SequencesRecord,
     SinkRecord,
+    SnapshotRecord,
     TableRecord,
     TableState,
 )
@@ -43,7 +45,7 @@ from pgflo.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from nats.js.kv import KeyValue
 
@@ -56,6 +58,7 @@ __all__ = [
     "Phase",
     "Record",
     "SinkRecord",
+    "SnapshotRecord",
     "TableRecord",
     "TableState",
 ]
@@ -69,7 +72,9 @@ PAUSE_S = 0.2
 READS_AT_ONCE = 32
 GROUP_KEY = "group"
 
-AnyRecord = TypeVar("AnyRecord", GroupRecord, TableRecord, SinkRecord, CopiedRecord)
+AnyRecord = TypeVar(
+    "AnyRecord", GroupRecord, TableRecord, SinkRecord, CopiedRecord, SequencesRecord
+)
 Result = TypeVar("Result")
 
 
@@ -141,17 +146,34 @@ class Record:
 
     async def tables(self) -> dict[int, TableRecord]:
         """Read all tables, by OID."""
+        return {oid: record for oid, (record, _) in (await self.tables_with_revisions()).items()}
+
+    async def tables_with_revisions(self) -> dict[int, tuple[TableRecord, int]]:
+        """Read all tables with the revisions to hand to `replace_table`, by OID."""
         found = await self._read_all("table.*", TableRecord)
-        return {record.oid: record for record in found}
+        return {record.oid: (record, revision) for record, revision in found}
 
     async def put_table(self, record: TableRecord) -> None:
-        """Write one table."""
+        """Write one table, whatever is there."""
         await self.write(f"table.{record.oid}", record.to_json())
+
+    async def table(self, oid: int) -> tuple[TableRecord, int] | None:
+        """Read one table and the revision to hand to `replace_table`; None if there is none."""
+        key = f"table.{oid}"
+        entry = await self.read(key)
+        return None if entry is None else (TableRecord.from_json(entry[0], key=key), entry[1])
+
+    async def replace_table(self, record: TableRecord, revision: int | None) -> int | None:
+        """Replace the revision read (None: there was none) and give the new one.
+
+        None when somebody else was faster.
+        """
+        return await self.replace(f"table.{record.oid}", record.to_json(), revision)
 
     async def sinks(self) -> dict[str, SinkRecord]:
         """Read all registered sinks, by name."""
         found = await self._read_all("sink.*", SinkRecord)
-        return {record.name: record for record in found}
+        return {record.name: record for record, _ in found}
 
     async def put_sink(self, record: SinkRecord) -> None:
         """Write one sink: from the first time on it is registered."""
@@ -168,12 +190,24 @@ class Record:
         """Read which ranges `sink` has committed, by OID of the table."""
         check_sink(sink)
         found = await self._read_all(f"copied.{sink}.*", CopiedRecord)
-        return {record.oid: record for record in found}
+        return {record.oid: record for record, _ in found}
 
     async def put_copied(self, record: CopiedRecord) -> None:
         """Write which ranges of a table a sink has committed."""
         check_sink(record.sink)
         await self.write(f"copied.{record.sink}.{record.oid}", record.to_json())
+
+    async def sequences(self) -> list[SequencesRecord]:
+        """Read where the source's sequences stand, in chunks."""
+        return [record for record, _ in await self._read_all("sequences.*", SequencesRecord)]
+
+    async def put_sequences(self, chunks: Sequence[SequencesRecord]) -> None:
+        """Write where the source's sequences stand; chunks of a longer list before go."""
+        keys = [f"sequences.{number}" for number in range(len(chunks))]
+        for key, chunk in zip(keys, chunks, strict=True):
+            await self.write(key, chunk.to_json())
+        for key in set(await self._keys("sequences.*")).difference(keys):
+            await self.remove(key)
 
     async def watch(self) -> AsyncGenerator[str, None]:
         """Give all keys there are, then each that changes, without end; a key may come more often.
@@ -254,14 +288,14 @@ class Record:
             if not subjects or offset >= int(info.get("total", 0)):
                 return found
 
-    async def _read_all(self, pattern: str, kind: type[AnyRecord]) -> list[AnyRecord]:
+    async def _read_all(self, pattern: str, kind: type[AnyRecord]) -> list[tuple[AnyRecord, int]]:
         keys = await self._keys(pattern)
-        found: list[AnyRecord] = []
+        found: list[tuple[AnyRecord, int]] = []
         for first in range(0, len(keys), READS_AT_ONCE):
             some = keys[first : first + READS_AT_ONCE]
             entries = await asyncio.gather(*(self.read(key) for key in some))
             found += [
-                kind.from_json(entry[0], key=key)
+                (kind.from_json(entry[0], key=key), entry[1])
                 for key, entry in zip(some, entries, strict=True)
                 if entry is not None
             ]

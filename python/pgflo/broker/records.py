@@ -46,6 +46,15 @@ class TableState(enum.StrEnum):
     """Every registered sink has applied every range, or there was nothing to copy."""
 
 
+ATTEMPTS_PER_RUN = 4096
+"""An attempt's number is `run * ATTEMPTS_PER_RUN + n`: no two replicators share one."""
+
+
+def run_of(attempt: int) -> int:
+    """Tell in which run of the copy an attempt was made."""
+    return attempt // ATTEMPTS_PER_RUN
+
+
 class Stored:
     """A record that travels as JSON."""
 
@@ -80,6 +89,23 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 @dataclass(frozen=True)
+class SnapshotRecord:
+    """The snapshot that a copy reads, and who holds it."""
+
+    name: str
+    """What copy processes import."""
+    lsn: int
+    """Its consistent point."""
+    backend_pid: int
+    """The holder's session at the source."""
+    backend_start: str
+    """When that session began: pids are used again."""
+    pid: int
+    """The holder's process, on `host`."""
+    host: str
+
+
+@dataclass(frozen=True)
 class GroupRecord(Stored):
     """The group itself; key `group`."""
 
@@ -97,8 +123,16 @@ class GroupRecord(Stored):
     phase: Phase
     tables: list[int] = field(default_factory=list)
     """OIDs of the group's tables."""
+    joining: list[int] = field(default_factory=list)
+    """OIDs of tables that are being added; nothing is streamed meanwhile."""
     lanes: int = 0
-    """Copy lanes in use."""
+    """Copy lanes that were ever in use."""
+    copy_runs: int = 0
+    """How often a replicator has begun to hand out ranges."""
+    layout: int = 0
+    """Grows when tables join or are copied anew; envelopes tell which one they were made under."""
+    snapshot: SnapshotRecord | None = None
+    """What is held while ranges are left."""
     final_lsn: int | None = None
     """All is published up to here and the replicator ended by itself."""
 
@@ -133,11 +167,28 @@ class TableRecord(Stored):
     range_blocks: int = 0
     bytes: int = 0
     """Size of the heap when the ranges were cut."""
+    run: int = 0
+    """The run of the copy that owns this record: whoever belongs to an older one writes no more."""
+    published: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges that are in the broker, as half-open spans."""
     published_ranges: int = 0
     published_rows: int = 0
     published_bytes: int = 0
+    last_seq: int = 0
+    """Highest sequence of the copy stream at which one of these ranges ends."""
+    running_ranges: int = 0
+    """Ranges that copy processes read."""
     bounds: str = ""
     """Which rows of its root it holds, as an SQL condition."""
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What one shard of a sink has committed."""
+
+    commit_lsn: int
+    ordinal: int
+    end_lsn: int
 
 
 @dataclass(frozen=True)
@@ -158,7 +209,38 @@ class SinkRecord(Stored):
     updated_at: str = ""
     applied_changes: int = 0
     blocked_by: str = ""
-    """A lock that the destination waits for, and who holds it."""
+    """A lock that the destination waits for, and who holds it; or a standby."""
+    schema_parts: int = 0
+    """Indexes, constraints and triggers that --target-sync-schema makes."""
+    schema_parts_done: int = 0
+    shards: list[ShardRecord] = field(default_factory=list)
+    """In the order of their numbers, if there are several; the sink is where the smallest is."""
+
+
+@dataclass(frozen=True)
+class SequenceRecord:
+    """Where a sequence of the source stands."""
+
+    schema: str
+    name: str
+    table: tuple[str, str] | None
+    """Schema and name of the table that owns it."""
+    column: str
+    increment: int
+    cycles: bool
+    last_value: int
+    is_called: bool
+    """False: `last_value` is the number that comes next."""
+
+
+@dataclass(frozen=True)
+class SequencesRecord(Stored):
+    """Some of the source's sequences, as they were read together; key `sequences.<chunk>`."""
+
+    incarnation: str
+    lsn: int
+    """Every row that the source had committed by then has its number covered."""
+    sequences: list[SequenceRecord]
 
 
 @dataclass(frozen=True)
@@ -170,7 +252,11 @@ class CopiedRecord(Stored):
     ranges: list[int]
     rows: int
     snapshot_lsn: int = 0
-    """The snapshot that these are ranges of."""
+    """Of the copy that they belong to."""
+
+    def has_all(self, table: TableRecord) -> bool:
+        """Whether that is the whole table."""
+        return self.snapshot_lsn == table.snapshot_lsn and len(self.ranges) >= table.ranges
 
     def by_range(self) -> dict[int, int]:
         """Give the ranges with their rows, of which only the sum is known: the first has them."""

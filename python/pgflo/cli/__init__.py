@@ -8,7 +8,10 @@ program was started by the `pgflo` script.
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    import gc
     import sys
+
+    gc.disable()  # what is imported stays: looking through it again and again takes a tenth of it
 
     from pgflo.cli.app import run
 

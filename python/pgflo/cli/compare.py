@@ -36,11 +36,10 @@ def command(values: parse.Values) -> None:
     With --group the tables are those of the group, and the comparison begins when the destination
     has everything that the source had when the command was started. Exit 0: equal, 7: not.
     """
-    import asyncio
-
     import orjson
     from rich.console import Console
 
+    from pgflo.cli import runtime
     from pgflo.cli import values as read
     from pgflo.config.settings import SourceSettings
 
@@ -53,7 +52,7 @@ def command(values: parse.Values) -> None:
     target = read.target_conninfo(values).get_secret_value()
     console = Console(stderr=True, highlight=False, no_color=bool(values.get(o.NO_COLOR)) or None)
     with console.status("connecting") as status:
-        compared = asyncio.run(_compare(values, source, target, status.update))
+        compared = runtime.run_to_end(_compare(values, source, target, status.update))
     if values.get(o.JSON):
         import dataclasses
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from pgflo.replicator import CopyProgress, TableProgress
+    from pgflo.replicator.progress import CopyProgress, TableProgress
 
 log = structlog.get_logger("pgflo.cli")
 

@@ -39,12 +39,18 @@ def command(values: parse.Values) -> None:
     Goes on where it stopped. Without --nats-url a broker is started for the group on this machine;
     `pgflo worker` of the same group finds it there.
     """
+    from pgflo.supervisor import processes
+
+    if values.get(o.COPY) or values.get(o.COPY_AND_STREAM):
+        # First of all: the two of us take long to import.
+        processes.warm_up(processes.REPLICATOR_CHILDREN)
+
     from setproctitle import setproctitle
 
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
     from pgflo.cli.progress import shown
-    from pgflo.replicator import run as publish
+    from pgflo.replicator.run import run as publish
 
     settings = read.replicate(values)
     confirm_restart(values, settings)

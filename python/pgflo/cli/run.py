@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pgflo.supervisor.tree import Program
 
 ENDING_NAMES = {option.env for option in o.ENDING}
-WORKER_OPTIONS = tuple(option for option in o.WORKING if option is not o.SINK)
+WORKER_OPTIONS = tuple(option for option in o.WORKING if option not in (o.SINK, *o.SCHEMA_SOURCE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,10 @@ def _programs(
     # To a worker "once" and "now" mean what is in the broker when it looks, which may be less than
     # the replicator is about to publish. It is stopped when it has all of that.
     without = set() if at_lsn else ENDING_NAMES
+    source = settings.source.conninfo.get_secret_value()
     for sink in workers:
+        if click.BOOL.convert(sink.environment.get(o.TARGET_SYNC_SCHEMA.env, "no"), None, None):
+            sink.environment.setdefault(o.SOURCE.env, source)
         kept = {key: value for key, value in sink.environment.items() if key not in without}
         worker_ends = settings.mode == "copy" or at_lsn
         programs.append(_worker_program(sink, {**kept, **common}, ends=worker_ends))

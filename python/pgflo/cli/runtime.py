@@ -8,12 +8,13 @@ process with 130 within seconds, whatever hangs.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
 from pathlib import Path
 from types import CoroutineType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import sdnotify  # type: ignore[import-untyped]
 import structlog
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 log = structlog.get_logger("pgflo.cli")
+
+Result = TypeVar("Result")
 
 DRAIN_LIMIT_S = 25.0
 """Less than the 30 s after which Kubernetes kills."""
@@ -40,8 +43,15 @@ class Aborted(BaseException):
 
 def run_service(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run until the service ends; signals set its event. Raises what it raises, or `Aborted`."""
+    _watch_garbage()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_until_stopped(service))
+
+
+def _watch_garbage() -> None:
+    """Collect garbage from here on; what was imported is none and is never looked at."""
+    gc.freeze()
+    gc.enable()
 
 
 def _log_tasks() -> None:
@@ -61,10 +71,11 @@ def _awaits(awaited: object) -> list[str]:
     return lines
 
 
-def run_to_end(work: Coroutine[object, object, None]) -> None:
-    """Run something short; Ctrl-C ends it at once."""
+def run_to_end(work: Coroutine[object, object, Result]) -> Result:
+    """Run something short and give its result; Ctrl-C ends it at once."""
+    _watch_garbage()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+        return runner.run(work)
 
 
 async def _until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -15,6 +15,8 @@ from pgflo.config import settings as s
 from pgflo.errors import USAGE, PgfloError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import SecretStr
 
     from pgflo.cli.parse import Values
@@ -45,8 +47,29 @@ def target_conninfo(values: Values) -> SecretStr:
     return _conninfo(values, o.TARGET, parts, "destination")
 
 
+def schema_source(values: Values) -> SecretStr:
+    """Give the connection string of the source as a worker names it. Raises USAGE without any.
+
+    A file that serves the replicator too has it under the replicator's keys.
+    """
+    parts = (o.SOURCE_HOST, o.SOURCE_PORT, o.SOURCE_DBNAME, o.SOURCE_USER, o.SOURCE_PASSWORD)
+    shared = (o.HOST, o.PORT, o.DBNAME, o.USER, o.PASSWORD)
+    fallback = {}
+    if values.config is not None and not any(map(values.is_set, (o.SOURCE, *parts))):
+        fallback = {
+            part: values.config.values[option.name]
+            for part, option in zip(parts, shared, strict=True)
+            if option.name in values.config.values
+        }
+    return _conninfo(values, o.SOURCE, parts, "source", fallback)
+
+
 def _conninfo(
-    values: Values, whole: o.Option, parts: tuple[o.Option, ...], which: str
+    values: Values,
+    whole: o.Option,
+    parts: tuple[o.Option, ...],
+    which: str,
+    fallback: Mapping[o.Option, object] | None = None,
 ) -> SecretStr:
     import os
 
@@ -63,6 +86,9 @@ def _conninfo(
         for name, option in zip(names, parts, strict=True)
         if values.is_set(option) and values.rank(option) >= rank
     }
+    for name, option in zip(names, parts, strict=True):
+        if fallback and option in fallback:
+            single[name] = fallback[option]
     if given is None and "dbname" not in single and not _libpq_knows_database():
         flags = f"{whole.flag} or {parts[2].flag}"
         raise PgfloError(
@@ -154,6 +180,8 @@ def replicate(values: Values) -> s.ReplicateSettings:
             max_workers_per_table=values.get(o.MAX_COPY_WORKERS_PER_TABLE),
             max_workers=values.get(o.MAX_COPY_WORKERS),
             range_bytes=values.get(o.RANGE_SIZE),
+            format=values.get(o.COPY_FORMAT),
+            snapshot_linger_s=values.get(o.SNAPSHOT_LINGER),
         ),
         retry=retry(values),
         confirm_after=values.get(o.CONFIRM_AFTER),
@@ -183,6 +211,9 @@ def worker(values: Values, kind: str = "postgres") -> s.WorkerSettings:
         shards=values.get(o.SHARDS) if is_postgres else 1,
         copy_writers=values.get(o.COPY_WRITERS) if is_postgres else 1,
         target_not_empty=values.get(o.TARGET_NOT_EMPTY) if is_postgres else "error",
+        schema_source=schema_source(values)
+        if is_postgres and values.get(o.TARGET_SYNC_SCHEMA)
+        else None,
         once=values.get(o.ONCE),
         until=values.get(o.UNTIL),
         state_dir=state_dir(values),

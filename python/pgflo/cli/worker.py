@@ -24,7 +24,12 @@ COMMON = {
 
 @parse.command(
     "postgres",
-    {"Group": (o.GROUP,), "Destination": (*o.TARGET_SERVER, *o.APPLYING), **COMMON},
+    {
+        "Group": (o.GROUP,),
+        "Destination": (*o.TARGET_SERVER, *o.APPLYING),
+        "Source, for --target-sync-schema": o.SCHEMA_SOURCE,
+        **COMMON,
+    },
     required=(o.GROUP,),
     log_json_elsewhere=True,
     sink_kind="postgres",
@@ -32,8 +37,8 @@ COMMON = {
 def postgres(values: parse.Values) -> None:
     """Apply a group's copy and changes to a PostgreSQL database.
 
-    Needs no access to the source. Without --nats-url the broker is the one that `pgflo replicate`
-    of the same group started on this machine.
+    Needs access to the source only for --target-sync-schema. Without --nats-url the broker is the
+    one that `pgflo replicate` of the same group started on this machine.
     """
     _work(values, "postgres")
 
@@ -101,11 +106,16 @@ def _installed(kind: str) -> parse.Command:
 
 
 def _work(values: parse.Values, kind: str) -> None:
+    from pgflo.supervisor import processes
+
+    # First of all: the two of us take long to import.
+    processes.warm_up(processes.WORKER_CHILDREN)
+
     from setproctitle import setproctitle
 
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
-    from pgflo.worker import run as apply
+    from pgflo.worker.run import run as apply
 
     settings = read.worker(values, kind)
     setproctitle(f"pgflo worker {settings.sink} [{settings.group}]")

@@ -136,6 +136,23 @@ RANGE_SIZE = Option(
     key="range-size",
     least=8 * 1024,
 )
+COPY_FORMAT = Option(
+    "copy-format",
+    "Rows travel in binary where every type of a table allows (auto), must (binary), or as text.",
+    Type.CHOICE,
+    default="auto",
+    section="copy",
+    key="format",
+    choices=("auto", "text", "binary"),
+)
+SNAPSHOT_LINGER = Option(
+    "snapshot-linger",
+    "How long an unfinished copy's snapshot outlives the replicator.",
+    Type.DURATION,
+    default="10m",
+    section="copy",
+    key="snapshot-linger",
+)
 UNTIL = Option("until", "End at this LSN, or at what is there `now`.", Type.UNTIL)
 ONCE = Option("once", "Drain what is there, then end.", Type.SWITCH)
 RESTART = Option(
@@ -357,6 +374,22 @@ WEBHOOK_CONCURRENCY = Option(
     least=1,
     most=256,
 )
+TARGET_SYNC_SCHEMA = Option(
+    "target-sync-schema",
+    "Bring the tables and what they need from the source, too (by pg_dump).",
+    Type.SWITCH,
+    section="target",
+    key="sync-schema",
+)
+SOURCE_HOST = Option("source-host", "Host or socket directory of the source.")
+SOURCE_PORT = Option("source-port", "Port of the source.", Type.INTEGER, least=1, most=65535)
+SOURCE_DBNAME = Option("source-dbname", "Database of the source.")
+SOURCE_USER = Option("source-user", "Role that reads the source's schema.")
+SOURCE_PASSWORD = Option(
+    "source-password",
+    "Seen in the process list: better .pgpass or PG_FLO_SOURCE_PASSWORD.",
+    Type.HIDDEN,
+)
 
 RETRY_MAX_ATTEMPTS = Option(
     "retry-max-attempts",
@@ -397,7 +430,7 @@ GLOBAL = (CONFIG, VERBOSE, QUIET, LOG_FORMAT, LOG_LEVEL, NO_COLOR, STATE_DIR)
 SOURCE_SERVER = (SOURCE, HOST, PORT, DBNAME, USER, PASSWORD)
 TABLE_CHOICE = (SCHEMA, TABLES, EXCLUDE_TABLES)
 MODES = (STREAM, COPY, COPY_AND_STREAM)
-COPYING = (MAX_COPY_WORKERS_PER_TABLE, MAX_COPY_WORKERS, RANGE_SIZE)
+COPYING = (MAX_COPY_WORKERS_PER_TABLE, MAX_COPY_WORKERS, RANGE_SIZE, COPY_FORMAT, SNAPSHOT_LINGER)
 ENDING = (UNTIL, ONCE)
 NATS_SERVER = (NATS_URL, NATS_CREDS, NATS_TLS_CA, NATS_TLS_CERT, NATS_TLS_KEY)
 NATS_STORE = (STREAM_MAX_BYTES, STREAM_REPLICAS, RETAIN)
@@ -410,7 +443,24 @@ TARGET_SERVER = (
     TARGET_USER,
     TARGET_PASSWORD,
 )
-APPLYING = (SINK, SHARDS, EPOCH_BYTES, BATCH_SIZE, COPY_WRITERS, TARGET_NOT_EMPTY)
+APPLYING = (
+    SINK,
+    SHARDS,
+    EPOCH_BYTES,
+    BATCH_SIZE,
+    COPY_WRITERS,
+    TARGET_NOT_EMPTY,
+    TARGET_SYNC_SCHEMA,
+)
+SCHEMA_SOURCE = (
+    SOURCE,
+    SOURCE_HOST,
+    SOURCE_PORT,
+    SOURCE_DBNAME,
+    SOURCE_USER,
+    SOURCE_PASSWORD,
+)
+"""The source as a worker names it, for --target-sync-schema alone."""
 EPOCHS = (SINK, EPOCH_BYTES, BATCH_SIZE)
 """What sinks have in common that are no database."""
 FILES = (FILE_OUTPUT_DIR, FILE_MAX_SIZE, FILE_ROTATE_INTERVAL, FILE_COMPRESS)
@@ -434,6 +484,7 @@ REPLICATING = (
 WORKING = (
     *TARGET_SERVER,
     *APPLYING,
+    *SCHEMA_SOURCE,
     PRETTY,
     *FILES,
     *WEBHOOKS,

@@ -35,6 +35,10 @@ DEFAULT_RETAIN_S = 600.0
 DEFAULT_RANGE_BYTES = 64 * MIB
 """Heap bytes of one range: one destination transaction, and what a crash makes us copy again."""
 
+DEFAULT_SNAPSHOT_LINGER_S = 600.0
+"""How long an unfinished copy's snapshot outlives the replicator. It keeps the source from removing
+dead rows, and its locks make ALTER TABLE wait."""
+
 DEFAULT_BROKER_SYNC_HORIZON_S = 150.0
 """JetStream syncs its files every 120 s: what it has held for longer survives a loss of power."""
 
@@ -108,6 +112,8 @@ class CopySettings(Settings):
     max_workers_per_table: int = Field(default=4, ge=1, le=256)
     max_workers: int = Field(default=2 * CORES, ge=1, le=256)
     range_bytes: int = Field(default=DEFAULT_RANGE_BYTES, ge=8 * KIB)
+    format: Literal["auto", "text", "binary"] = "auto"
+    snapshot_linger_s: float = Field(default=DEFAULT_SNAPSHOT_LINGER_S, ge=0)
 
 
 class ReplicateSettings(Settings):
@@ -177,6 +183,8 @@ class WorkerSettings(Settings):
     shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
+    schema_source: SecretStr | None = None
+    """Connection string of the source, from which the tables are brought; None: they are there."""
     once: bool = False
     until: Until | None = None
     state_dir: Path

@@ -81,6 +81,9 @@ class Stage:
             *("worker", "postgres", "--group", GROUP),
             *("--target-host", "127.0.0.1", "--target-port", str(self.target.port)),
             *("--target-dbname", DATABASE, "--target-user", "postgres"),
+            *("--target-sync-schema", "--source-host", "127.0.0.1"),
+            *("--source-port", str(self.source.port)),
+            *("--source-dbname", DATABASE, "--source-user", "postgres"),
         ]
 
     def compare(self) -> list[str]:
@@ -177,8 +180,6 @@ def _show(stage: Stage, stack: contextlib.ExitStack, *, keep: bool) -> None:
     source, target = _start_servers(stage, stack)
     with stage.step(f"{dataset.ROWS:,} rows in five tables, and Chinook"):
         dataset.fill(source)
-    with stage.step("empty tables at the destination, by pg_dump --schema-only"):
-        dataset.copy_schema(stage.source.binaries.path, source, target)
 
     writers = Writers(source, WRITERS)
     stack.callback(writers.stop)
@@ -238,7 +239,7 @@ def _wait_for_broker(stage: Stage, replicate: Command) -> None:
 
 
 def _copy(stage: Stage, commands: list[Command], meter: figures.Meter, started: float) -> None:
-    title = "copy, while the writers write"
+    title = "tables, copy and indexes, while the writers write"
     stage.steps += 1
     with stage.console.status(title) as status:
         while not _is_streaming(stage):

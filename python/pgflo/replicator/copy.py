@@ -1,11 +1,17 @@
 """The initial copy: one snapshot, one queue of ranges, several processes.
 
 Upstream: creation has made the snapshot, locked the tables and cut them. Downstream: copy processes
-publish the ranges; workers apply them.
+publish the ranges; workers apply them. The tables' records are the ledger: a range that stands
+there as published is not copied again, whoever dies.
 Invariant: a range counts as published only when its process says that the broker stored its final
-part, and the copy ends only when every range of every table does. A process that dies, or a lane
-whose acknowledgement is lost, costs its range another attempt; a lost snapshot costs the whole
-copy.
+part, and the snapshot's holder was seen to hold the table's lock after that: rows that were read
+without the lock may be half of them. The copy ends only when every range of every table counts.
+
+    range handed out (attempt) → parts → final part stored → lock proved → record written
+
+A crash between any two of these costs the range another attempt and nothing else. A process that
+dies, or a lane whose acknowledgement is lost, does the same. What ends the whole copy (a broken
+session, a broker that went back) leaves the ledger to the next run.
 
 Small messages cross the pipes: tasks down, reports up. Rows never do.
 """
@@ -19,15 +25,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from pgflo import errors, logs
-from pgflo.broker.records import Phase
+from pgflo.broker.records import Phase, TableState
 from pgflo.broker.topology import stream_state
 from pgflo.errors import Kind, PgfloError
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask
 from pgflo.replicator.copy_worker import CopyWorker, WorkerGone
 from pgflo.replicator.progress import CopyTally
-from pgflo.replicator.race import all_of, first_of
 from pgflo.replicator.range_queue import RangeQueue
-from pgflo.source.connection import application_name, connect
+from pgflo.source.shared_snapshot import snapshot_lost
+from pgflo.supervisor.race import all_of, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
     from pgflo.replicator.progress import CopyProgress
     from pgflo.replicator.range_queue import CopyTable
     from pgflo.replicator.sinks import Sinks
-    from pgflo.source.snapshot import SnapshotHolder
+    from pgflo.source.shared_snapshot import SharedSnapshot
 
 log = structlog.get_logger("pgflo.replicator")
 
@@ -51,33 +57,40 @@ PAUSE_S = 1.0
 """Wait before a process takes the place of one that ended; between looks at a full stream."""
 
 QUEUED_REPORT_S = 5.0
-RECORD_INTERVAL_S = 0.5
+
+RECORDS_AT_ONCE = 32
+RECORD_PAUSE_S = 0.02
+"""Between two writings of the ledger. A kill costs again what was stored within it."""
 
 
 class Copy:
-    """The copy of one incarnation. `run` once."""
+    """One run of the copy: all that is left under its snapshot. `run` once."""
 
     def __init__(
         self,
         group: Group,
         broker: Broker,
         settings: ReplicateSettings,
-        holder: SnapshotHolder,
+        snapshot: SharedSnapshot,
         sinks: Sinks,
         watcher: Callable[[CopyProgress], None] | None,
     ) -> None:
         self._group = group
         self._broker = broker
         self._settings = settings
-        self._holder = holder
+        self._snapshot = snapshot
         self._sinks = sinks
         self._tally = CopyTally(group.tables.values(), watcher)
         self._changed = asyncio.Event()
-        self._writing = asyncio.Lock()
+        self._recording = asyncio.Event()
         self._choosing = asyncio.Lock()
         self._told_full = False
+        self._is_filled = False
         self._queue = RangeQueue(
-            group.tables.values(), max_per_table=settings.copying.max_workers_per_table
+            group.unfinished,
+            max_per_table=settings.copying.max_workers_per_table,
+            run=group.value.copy_runs,
+            as_text=settings.copying.format == "text",
         )
 
     @property
@@ -86,22 +99,25 @@ class Copy:
         return max(1, min(self._settings.copying.max_workers, self._queue.useful_lanes))
 
     async def run(self) -> None:
-        """Publish every range. Raises `PgfloError`; COPY_BROKEN when the snapshot is lost."""
+        """Publish every range that is left. Raises `PgfloError`; COPY_BROKEN with the snapshot."""
         lanes = self.lanes
-        await _insist(lambda: self._group.put(lanes=lanes))
-        log.info("copying", tables=len(self._queue.tables), processes=lanes)
+        await _insist(lambda: self._group.put(lanes=max(lanes, self._group.value.lanes)))
+        log.info(
+            "copying",
+            tables=len(self._queue.tables),
+            ranges=sum(table.left for table in self._queue.tables.values()),
+            processes=lanes,
+            run=self._group.value.copy_runs,
+        )
         started_at = time.monotonic()
-        try:
-            await first_of(
-                all_of(*(self._fill_lane(lane) for lane in range(lanes))),
-                self._lose_snapshot(),
-                self._report_queued(),
-                self._record(),
-            )
-        finally:
-            await self._holder.stop()
+        await first_of(
+            # The ledger's last word is waited for: a write that is cut off may count or not.
+            all_of(self._fill_lanes(lanes), self._keep_ledger()),
+            self._lose_snapshot(),
+            self._report_queued(),
+        )
         self._tally.tell_if_due(finished=True)
-        await _insist(lambda: self._group.put(phase=Phase.STREAMING))
+        await _insist(lambda: self._group.put(phase=Phase.STREAMING, snapshot=None))
         seconds = time.monotonic() - started_at
         log.info(
             "copy published",
@@ -109,6 +125,11 @@ class Copy:
             bytes=self._queue.published_bytes,
             seconds=round(seconds, 1),
         )
+
+    async def _fill_lanes(self, lanes: int) -> None:
+        await all_of(*(self._fill_lane(lane) for lane in range(lanes)))
+        self._is_filled = True
+        self._recording.set()
 
     async def _fill_lane(self, lane: int) -> None:
         """Keep one process busy until nothing is left."""
@@ -123,7 +144,7 @@ class Copy:
                 except WorkerGone as gone:
                     await _stop(worker)
                     worker = None
-                    self._retry(task, gone.report)
+                    await self._retry(task, gone.report)
                     await asyncio.sleep(PAUSE_S if lost_in_a_row else 0)
                     lost_in_a_row += 1
                 else:
@@ -131,7 +152,7 @@ class Copy:
                     if report.event == "done":
                         await self._done(task, report)
                     else:
-                        self._retry(task, report)
+                        await self._retry(task, report)
         finally:
             await _stop(worker)
 
@@ -143,6 +164,7 @@ class Copy:
                 table = self._queue.next_table()
                 if table is not None and await self._has_room():
                     self._tally.start(table.name)
+                    self._recording.set()
                     return self._queue.take(table)
             try:
                 async with asyncio.timeout(PAUSE_S):
@@ -156,17 +178,21 @@ class Copy:
         self._tally.finish_range(table.name, task.range_no, report.rows, report.bytes)
         self._tally.tell_if_due()
         self._changed.set()
-        if not table.left:
-            log.info("table published", table=table.name, rows=table.record.published_rows)
-            await self._put(table)
+        self._recording.set()
 
-    def _retry(self, task: RangeTask, report: RangeReport) -> None:
+    async def _retry(self, task: RangeTask, report: RangeReport) -> None:
         """Queue a range for another attempt, or raise when none would succeed."""
-        failures = self._queue.give_back(task, source_failed=not report.code.startswith("broker."))
+        source_failed = not report.code.startswith("broker.")
+        failures = self._queue.give_back(task, source_failed=source_failed)
         table = self._queue.tables[task.relation_oid].name
         self._tally.forget_range(table, task.range_no)
         self._changed.set()
         text = f"range {task.range_no} of {table}: {report.text}"
+        if report.code == errors.BROKER_WENT_BACK.code:
+            # What it lost may be ranges that count as published: that is found out from the start.
+            raise PgfloError(errors.BROKER_WENT_BACK, text, table=table)
+        if source_failed and not await self._snapshot.holds([task.relation_oid]):
+            raise snapshot_lost()
         if report.event == "failed" or failures >= MAX_SOURCE_FAILURES:
             raise PgfloError(_kind(report.code), text, table=table)
         log.warning("copying a range again", range=text, attempt=task.attempt + 1)
@@ -196,29 +222,45 @@ class Copy:
             )
         return False
 
-    async def _put(self, table: CopyTable) -> None:
-        async with self._writing:
-            table.is_recorded = True
-            await _insist(lambda: self._group.put_table(table.record))
+    async def _keep_ledger(self) -> None:
+        """Write the ledger whenever there is something new, until every range is in it."""
+        is_last = False
+        while not is_last:
+            await self._recording.wait()
+            self._recording.clear()
+            is_last = self._is_filled
+            await self._write_ledger()
+            await asyncio.sleep(0 if is_last else RECORD_PAUSE_S)
 
-    async def _record(self) -> None:
-        """Write the tables' records twice a second, for those who watch the group."""
-        while True:
-            await asyncio.sleep(RECORD_INTERVAL_S)
-            for table in self._queue.tables.values():
-                if not table.is_recorded:
-                    await self._put(table)
+    async def _write_ledger(self) -> None:
+        """Publish what is stored, with proof, and write the records that changed.
+
+        Raises `PgfloError` (COPY_BROKEN) when there is no proof, (GROUP_CHANGED) when another run
+        owns the records.
+        """
+        unproved = self._queue.unproved()
+        if unproved:
+            if not await self._snapshot.holds(unproved):
+                raise snapshot_lost()
+            self._queue.publish(unproved)
+        changed = [table for table in self._queue.tables.values() if not table.is_recorded]
+        for first in range(0, len(changed), RECORDS_AT_ONCE):
+            await all_of(*(self._put(table) for table in changed[first : first + RECORDS_AT_ONCE]))
+
+    async def _put(self, table: CopyTable) -> None:
+        record = table.record
+        await _insist(lambda: self._group.put_table(record))
+        table.is_recorded = table.record is record
+        if record.state is TableState.PUBLISHED:
+            log.info("table published", table=table.name, rows=record.published_rows)
 
     async def _lose_snapshot(self) -> None:
-        raise await self._holder.broken()
+        raise await self._snapshot.lost()
 
     async def _report_queued(self) -> None:
-        purpose = application_name(self._settings.group, "watch")
-        conninfo = self._settings.source.conninfo.get_secret_value()
-        async with await connect(conninfo, purpose=purpose) as conn:
-            while True:
-                await asyncio.sleep(QUEUED_REPORT_S)
-                await self._holder.report_queued(conn)
+        while True:
+            await asyncio.sleep(QUEUED_REPORT_S)
+            await self._snapshot.report_queued()
 
     def _on_moved(self, task: RangeTask) -> Callable[[RangeReport], None]:
         name = self._queue.tables[task.relation_oid].name
@@ -235,8 +277,8 @@ class Copy:
             group=self._settings.group,
             incarnation=self._group.names.incarnation,
             nats=self._settings.nats,
-            snapshot=self._holder.snapshot,
-            snapshot_lsn=self._group.value.start_lsn,
+            snapshot=self._snapshot.held.name,
+            snapshot_lsn=self._snapshot.held.lsn,
             lane=lane,
             log_payload=logs.child_payload(),
         )

@@ -71,6 +71,7 @@ class RangeTask:
     range_no: int
     bounds: tuple[int, int | None] | None
     attempt: int
+    is_binary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ class RangeReport:
     event: Literal["moved", "done", "broken", "gone", "failed"]
     rows: int = 0
     bytes: int = 0
+    seq: int = 0
+    """Done: sequence of the final part in the copy stream."""
     text: str = ""
     code: str = ""
 
@@ -189,6 +192,7 @@ class _Copier:
             task.attempt,
             target_body_bytes=min(TARGET_BODY_BYTES, self._max_body_bytes),
             max_body_bytes=self._max_body_bytes,
+            binary=task.is_binary,
         )
         await self._start(task)
         try:
@@ -199,7 +203,8 @@ class _Copier:
             await self._give_up()
             self._pipe.send(RangeReport("broken", text=str(error)))
         else:
-            self._pipe.send(RangeReport("done", rows=packer.rows, bytes=packer.bytes))
+            seq = self._lane.stored_seq
+            self._pipe.send(RangeReport("done", rows=packer.rows, bytes=packer.bytes, seq=seq))
 
     async def _start(self, task: RangeTask) -> None:
         pgconn = self._conn.pgconn
@@ -257,4 +262,5 @@ def _copy_statement(task: RangeTask) -> sql.Composed:
         query += sql.SQL(" WHERE ctid >= {}::tid").format(sql.Literal(f"({first},0)"))
         if behind is not None:
             query += sql.SQL(" AND ctid < {}::tid").format(sql.Literal(f"({behind},0)"))
-    return sql.SQL("COPY ({}) TO STDOUT (FORMAT text)").format(query)
+    form = sql.SQL("binary" if task.is_binary else "text")
+    return sql.SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, form)

@@ -7,26 +7,15 @@ once.
 
 from __future__ import annotations
 
-from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask, run_copy_process
 from pgflo.source.child import Child
-from pgflo.supervisor.processes import PRELOAD, context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ENDED = RangeReport("gone", text="the copy process ended")
-
-
-def warm_up() -> None:
-    """Start the process that copy processes are forked from; its imports overlap with our start.
-
-    Returns at once. Nothing happens if it runs already.
-    """
-    context().set_forkserver_preload([*PRELOAD, "pgflo.replicator"])
-    forkserver.ensure_running()
 
 
 class WorkerGone(Exception):  # noqa: N818 - an event that the coordinator expects, not a mistake

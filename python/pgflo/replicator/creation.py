@@ -18,33 +18,32 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import structlog
-from psycopg import sql
 
-from pgflo import errors
 from pgflo._core import lsn_format
 from pgflo.broker.names import Names
-from pgflo.broker.records import ColumnRecord, GroupRecord, Phase, TableRecord, TableState
+from pgflo.broker.records import GroupRecord, Phase, TableRecord
 from pgflo.broker.topology import create_streams, delete_streams
 from pgflo.errors import PgfloError, describe
 from pgflo.replicator.group import COPY_ONLY, Found, Group
-from pgflo.source import catalog, drop, publication, ranges, slot
-from pgflo.source.connection import application_name, connect
-from pgflo.source.snapshot import SnapshotHolder
+from pgflo.replicator.sequences import Sequences
+from pgflo.replicator.snapshots import describe_tables, take_snapshot, uncopied
+from pgflo.source import drop, publication, slot
 from pgflo.source.walsender import WalSender
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.record import Record
     from pgflo.config.settings import ReplicateSettings
-    from pgflo.source.catalog import SourceTable, TableSet
+    from pgflo.source.catalog import TableSet
+    from pgflo.source.slot import CreatedSlot
+    from pgflo.source.snapshot import SnapshotHolder
 
 log = structlog.get_logger("pgflo.replicator")
 
 DECODING_OPTIONS = {"proto_version": "1", "messages": "true"}
 """Ordinals count what these options send: they never change within an incarnation."""
 
-SNAPSHOT_ATTEMPTS = 5
-"""Snapshots to try before giving up against somebody who keeps rewriting tables."""
+FIRST_RUN = 1
 
 
 class Creator:
@@ -72,8 +71,9 @@ class Creator:
     async def create(self, found: Found | None) -> tuple[Group, SnapshotHolder | None]:
         """Make everything; with a copy, the holder of its snapshot comes along, its tables locked.
 
-        `found` is the record that is written over. Raises `PgfloError` of any kind of the source or
-        the broker; what was made then is removed by the next start.
+        The record tells all that there is to know about it; the handle is for ending it. `found` is
+        the record that is written over. Raises `PgfloError` of any kind of the source or the
+        broker; what was made then is removed by the next start.
         """
         async with AsyncExitStack() as stack:
             walsender = await WalSender.open(self._conninfo, self._settings.group)
@@ -88,15 +88,32 @@ class Creator:
                     self._names.publication,
                     self._names.insert_publication,
                 )
-            holder, start_lsn = await self._take_snapshot(walsender)
-            if holder is not None:
+            holder = snapshot = None
+            if self._copies:
+                holder, snapshot = await take_snapshot(
+                    self._settings, self._tables, lambda: self._make_slot(walsender)
+                )
                 stack.push_async_callback(holder.stop)
-            await self._describe(group, holder, start_lsn)
+                start_lsn = snapshot.lsn
+                records = await describe_tables(self._settings, self._tables, snapshot, FIRST_RUN)
+            else:
+                created = await self._make_slot(walsender)
+                start_lsn = created.consistent_lsn if created else 0
+                records = [uncopied(table) for table in self._tables.values()]
+            for record in records:
+                await group.put_table(record)
+            # Before anybody copies: a reading after the snapshot covers all that it shows.
+            sequences = Sequences(
+                self._record, str(self._names.incarnation), list(self._tables), self._conninfo
+            )
+            await sequences.tell(self._conn, always=True)
             await group.put(
                 phase=Phase.COPYING if self._copies else Phase.STREAMING,
                 publications=publications,
                 start_lsn=start_lsn,
                 tables=sorted(self._tables),
+                copy_runs=FIRST_RUN,
+                snapshot=snapshot,
             )
             log.info(
                 "group created",
@@ -134,80 +151,19 @@ class Creator:
             phase=Phase.CREATING,
         )
         revision = await self._record.put_group(value, found.revision if found else None)
-        return Group(self._record, self._names, value, revision, {})
+        # What a former incarnation left is written over.
+        left = await self._record.tables_with_revisions() if found else {}
+        revisions: dict[int, tuple[TableRecord | None, int]] = {
+            oid: (None, seen) for oid, (_, seen) in left.items()
+        }
+        return Group(self._record, self._names, value, revision, revisions)
 
-    async def _take_snapshot(self, walsender: WalSender) -> tuple[SnapshotHolder | None, int]:
-        """Make the slot, and for a copy hold the snapshot that goes with it."""
-        for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
-            created = None
-            if self._streams:
-                await slot.drop(self._conn, self._names.slot)
-                created = await slot.create(walsender.connection, self._conn, self._names.slot)
-            if not self._copies:
-                return None, created.consistent_lsn if created else 0
-            holder = await SnapshotHolder.start(
-                self._conninfo,
-                self._settings.group,
-                {oid: (table.schema, table.name) for oid, table in self._tables.items()},
-                created.snapshot if created else None,
-            )
-            try:
-                await holder.lock()
-            except PgfloError as error:
-                await holder.stop()
-                if error.kind is not errors.TABLE_REWRITTEN or attempt == SNAPSHOT_ATTEMPTS:
-                    raise
-                log.warning("taking another snapshot", cause=error.detail)
-            else:
-                return holder, created.consistent_lsn if created else holder.lsn
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _describe(self, group: Group, holder: SnapshotHolder | None, start_lsn: int) -> None:
-        """Write the record of every table, as the snapshot sees it, with its ranges."""
-        if holder is None:
-            for table in self._tables.values():
-                await group.put_table(_table_record(table, None, start_lsn))
-            return
-        purpose = application_name(self._settings.group, "catalog")
-        async with await connect(self._conninfo, purpose=purpose) as conn, conn.transaction():
-            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            await conn.execute(
-                sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(holder.snapshot))
-            )
-            # Columns may have changed between the preflight and the snapshot.
-            self._tables = await catalog.describe(conn, self._tables)
-            planned = await ranges.plan(
-                conn,
-                list(self._tables),
-                range_bytes=self._settings.copying.range_bytes,
-                workers_per_table=self._settings.copying.max_workers_per_table,
-            )
-        for oid, table in self._tables.items():
-            await group.put_table(_table_record(table, planned[oid], start_lsn))
+    async def _make_slot(self, walsender: WalSender) -> CreatedSlot | None:
+        if not self._streams:
+            return None
+        await slot.drop(self._conn, self._names.slot)
+        return await slot.create(walsender.connection, self._conn, self._names.slot)
 
 
 def _tell(error: PgfloError | psycopg.Error) -> str:
     return error.detail if isinstance(error, PgfloError) else describe(error)
-
-
-def _table_record(
-    table: SourceTable, planned: ranges.TableRanges | None, snapshot_lsn: int
-) -> TableRecord:
-    return TableRecord(
-        oid=table.oid,
-        schema=table.schema,
-        name=table.name,
-        root=table.root,
-        columns=[
-            ColumnRecord(column.name, column.type_oid, column.type_name, column.typmod)
-            for column in table.columns
-        ],
-        key=list(table.key),
-        identity=table.identity,
-        state=TableState.WAITING if planned else TableState.READY,
-        snapshot_lsn=snapshot_lsn if planned else 0,
-        ranges=planned.ranges if planned else 0,
-        range_blocks=planned.range_blocks if planned else 0,
-        bytes=planned.total_bytes if planned else 0,
-        bounds=table.bounds,
-    )

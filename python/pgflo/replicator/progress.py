@@ -62,7 +62,13 @@ class CopyTally:
         self, tables: Iterable[TableRecord], watcher: Callable[[CopyProgress], None] | None
     ) -> None:
         self._tables = {
-            f"{table.schema}.{table.name}": _Counts(table.ranges, table.bytes)
+            f"{table.schema}.{table.name}": _Counts(
+                table.ranges,
+                table.bytes,
+                ranges_done=table.published_ranges,
+                rows=table.published_rows,
+                bytes=table.published_bytes,
+            )
             for table in sorted(tables, key=lambda table: -table.bytes)
         }
         self._watcher = watcher

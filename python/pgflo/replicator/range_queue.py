@@ -1,16 +1,22 @@
 """Which range is copied next, and what is left: the copy's state, without its processes.
 
-Upstream: the tables as creation cut them. Downstream: the copy takes tasks and brings back results.
-Invariant: a range is either waiting, running or published; one that comes back
-unpublished gets a new attempt number. Pure: no input or output.
+Upstream: the tables' records, as creation cut them or as a former run of the copy left them.
+Downstream: the copy takes tasks and brings back results; the records are written from here.
+Invariant: a range is either waiting, running, stored or published. It is published once the
+snapshot is proved to have held until its rows were read; one that comes back unpublished gets a new
+attempt number, which no other run of the copy uses. Pure: no input or output.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pgflo.broker.records import TableRecord, TableState
+from pgflo import errors
+from pgflo._core import has_binary_form
+from pgflo.broker.records import ATTEMPTS_PER_RUN, TableRecord, TableState
+from pgflo.broker.spans import numbers, with_number
+from pgflo.errors import PgfloError
 from pgflo.replicator.copy_process import RangeReport, RangeTask
 from pgflo.source.ranges import TableRanges
 
@@ -28,7 +34,11 @@ class CopyTable:
     record: TableRecord
     cut: TableRanges
     waiting: list[int]
+    is_binary: bool
+    """The format that its rows travel in."""
     running: int = 0
+    stored: list[tuple[int, RangeReport]] = field(default_factory=list)
+    """Ranges that the broker has, without proof yet."""
     attempts: dict[int, int] = field(default_factory=dict)
     source_failures: dict[int, int] = field(default_factory=dict)
     is_recorded: bool = True
@@ -41,45 +51,53 @@ class CopyTable:
 
     @property
     def left(self) -> int:
-        """Ranges that are not published yet."""
-        return self.record.ranges - self.record.published_ranges
+        """Ranges that the broker does not have yet."""
+        return self.record.ranges - self.record.published_ranges - len(self.stored)
+
+    def change(self, **fields: Any) -> None:  # noqa: ANN401 - fields of TableRecord
+        """Change the record, which is to be written then."""
+        self.record = replace(self.record, **fields)
+        self.is_recorded = False
 
 
 class RangeQueue:
-    """All ranges of a copy, largest table first."""
+    """All ranges that are left of a copy, largest table first."""
 
-    def __init__(self, tables: Iterable[TableRecord], *, max_per_table: int) -> None:
+    def __init__(
+        self, tables: Iterable[TableRecord], *, max_per_table: int, run: int, as_text: bool = False
+    ) -> None:
+        """`as_text`: no rows travel in binary, whatever their types allow."""
         self._max_per_table = max_per_table
+        self._run = run
         self.tables = {
             table.oid: CopyTable(
                 table,
                 TableRanges(table.oid, table.ranges, table.range_blocks, table.bytes),
-                list(range(table.ranges)),
+                [no for no in range(table.ranges) if no not in published],
+                is_binary=not as_text
+                and has_binary_form([column.type_oid for column in table.columns]),
             )
             for table in sorted(tables, key=lambda table: -table.bytes)
+            for published in [numbers(table.published)]
         }
-        self.published_bytes = 0
+        self.rows = self.published_bytes = 0
+        """Of this run."""
         self._published_heap_bytes = 0
 
     @property
     def useful_lanes(self) -> int:
         """How many processes could work at the same time."""
-        return sum(min(table.record.ranges, self._max_per_table) for table in self.tables.values())
+        return sum(min(table.left, self._max_per_table) for table in self.tables.values())
 
     @property
     def is_done(self) -> bool:
-        """Whether every range is published."""
+        """Whether the broker has every range."""
         return not any(table.left for table in self.tables.values())
 
     @property
     def running(self) -> int:
         """Ranges that are being copied."""
         return sum(table.running for table in self.tables.values())
-
-    @property
-    def rows(self) -> int:
-        """Rows published."""
-        return sum(table.record.published_rows for table in self.tables.values())
 
     @property
     def text_factor(self) -> float:
@@ -103,10 +121,12 @@ class RangeQueue:
         """Start the next range of a table that `next_table` gave."""
         range_no = table.waiting.pop(0)
         table.running += 1
+        table.change(state=TableState.COPYING, running_ranges=table.running)
         attempt = table.attempts[range_no] = table.attempts.get(range_no, 0) + 1
-        if table.record.state is TableState.WAITING:
-            table.record = replace(table.record, state=TableState.COPYING)
-            table.is_recorded = False
+        if attempt == ATTEMPTS_PER_RUN:
+            raise PgfloError(
+                errors.COPY_BROKEN, f"range {range_no} of {table.name} broke {attempt - 1} times"
+            )
         return RangeTask(
             table.record.oid,
             table.record.schema,
@@ -114,31 +134,48 @@ class RangeQueue:
             tuple(column.name for column in table.record.columns),
             range_no,
             table.cut.bounds(range_no),
-            attempt,
+            self._run * ATTEMPTS_PER_RUN + attempt,
+            table.is_binary,
         )
 
     def finish(self, task: RangeTask, report: RangeReport) -> CopyTable:
-        """Count a range as published and give its table."""
+        """Note that the broker has a range, and give its table."""
         table = self.tables[task.relation_oid]
         table.running -= 1
-        record = table.record
-        published = record.published_ranges + 1
-        table.record = replace(
-            record,
-            published_ranges=published,
-            published_rows=record.published_rows + report.rows,
-            published_bytes=record.published_bytes + report.bytes,
-            state=TableState.PUBLISHED if published == record.ranges else record.state,
-        )
-        table.is_recorded = False
+        table.stored.append((task.range_no, report))
+        self.rows += report.rows
         self.published_bytes += report.bytes
-        self._published_heap_bytes += record.bytes // record.ranges
+        self._published_heap_bytes += table.record.bytes // table.record.ranges
         return table
+
+    def unproved(self) -> dict[int, int]:
+        """Tell of which tables how many ranges are stored, and may be published with proof."""
+        return {oid: len(table.stored) for oid, table in self.tables.items() if table.stored}
+
+    def publish(self, proved: dict[int, int]) -> None:
+        """Count what `unproved` gave as published: since then the snapshot was seen to hold."""
+        for oid, count in proved.items():
+            table = self.tables[oid]
+            record, spans = table.record, table.record.published
+            done, table.stored = table.stored[:count], table.stored[count:]
+            for range_no, _ in done:
+                spans = with_number(spans, range_no)
+            published = record.published_ranges + count
+            table.change(
+                published=spans,
+                published_ranges=published,
+                published_rows=record.published_rows + sum(report.rows for _, report in done),
+                published_bytes=record.published_bytes + sum(report.bytes for _, report in done),
+                last_seq=max(record.last_seq, *(report.seq for _, report in done)),
+                running_ranges=table.running,
+                state=TableState.PUBLISHED if published == record.ranges else record.state,
+            )
 
     def give_back(self, task: RangeTask, *, source_failed: bool) -> int:
         """Put a range back in front; tells how often the source has broken it."""
         table = self.tables[task.relation_oid]
         table.running -= 1
+        table.change(running_ranges=table.running)
         table.waiting.insert(0, task.range_no)
         failures = table.source_failures.get(task.range_no, 0) + source_failed
         table.source_failures[task.range_no] = failures

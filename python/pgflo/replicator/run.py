@@ -1,7 +1,7 @@
 """The replicator's main task: from the lease to the last confirmation.
 
-Upstream: the command line gives settings and an event that asks to stop. Downstream: group,
-creation, copy and stream.
+Upstream: the command line gives settings and an event that asks to stop. Downstream: opening, copy
+and stream.
 Invariant: only the holder of the group's lease touches slot, streams and record. A failure that
 time can heal is tried again with growing waits once the group has started; every other one ends the
 replicator with the error that says what to do.
@@ -25,18 +25,18 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
-from pgflo.replicator import group as groups
 from pgflo.replicator.copy import Copy
-from pgflo.replicator.copy_worker import warm_up
-from pgflo.replicator.creation import Creator
-from pgflo.replicator.group import COPY_ONLY, Found, Group
+from pgflo.replicator.group import COPY_ONLY, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
-from pgflo.replicator.race import first_of
+from pgflo.replicator.opening import Opening
 from pgflo.replicator.retention import Retention
+from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
-from pgflo.source.connection import application_name, connect, failure
+from pgflo.source.connection import application_name, failure
+from pgflo.supervisor.processes import REPLICATOR_CHILDREN, warm_up
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.progress import CopyProgress
-    from pgflo.source.snapshot import SnapshotHolder
+    from pgflo.source.shared_snapshot import SharedSnapshot
 
 log = structlog.get_logger("pgflo.replicator")
 
@@ -69,7 +69,7 @@ async def run(
     free; `progress` hears of the copy at most four times a second. Raises `PgfloError`.
     """
     if settings.mode != "stream":
-        warm_up()
+        warm_up(REPLICATOR_CHILDREN)
     async with AsyncExitStack() as stack:
         broker = await broker_connection.connect(
             settings.nats, name=application_name(settings.group, "replicator")
@@ -77,6 +77,10 @@ async def run(
         stack.push_async_callback(broker.close)
         replicator = Replicator(settings, broker, stop, progress)
         await replicator.run()
+
+
+class _TablesWaitError(Exception):
+    """The copy is complete, and tables wait to join: begin again from the record."""
 
 
 class Replicator:
@@ -93,11 +97,9 @@ class Replicator:
         self._broker = broker
         self._stop = stop
         self._progress = progress
-        self._conninfo = settings.source.conninfo.get_secret_value()
-        self._restart = settings.restart
+        self._opening = Opening(settings, broker)
         self._target_lsn: int | None = None
         self._waits = Waits(settings.retry)
-        self._abandoned = False
 
     async def run(self) -> None:
         """Take the lease, then make or resume the group and work on it."""
@@ -105,7 +107,7 @@ class Replicator:
         record = await Record.open(self._broker, settings.group, create=False)
         if record is None:
             # Nothing is left behind by a start that the preflight refuses.
-            await self._examine_new()
+            await self._opening.examine_new()
             record = await Record.open(self._broker, settings.group, create=True)
         if record is None:
             raise PgfloError(errors.BROKER_RECORD, "the group's record was removed meanwhile")
@@ -113,15 +115,11 @@ class Replicator:
         try:
             await first_of(self._work(record), self._lose(lease))
         finally:
+            self._opening.leave()
             await lease.release()
-            if self._abandoned and not await record.sinks():
+            if self._opening.is_abandoned and not await record.sinks():
                 # A group whose first start failed was never there.
                 await record.destroy()
-
-    async def _examine_new(self) -> None:
-        async with await connect(self._conninfo, purpose=self._name("check")) as conn:
-            await groups.examine(conn, self._settings, known=False)
-            await groups.refuse_orphan(conn, self._settings)
 
     async def _lose(self, lease: Lease) -> None:
         await lease.lost.wait()
@@ -135,7 +133,7 @@ class Replicator:
         lost_copies = 0
         while not self._stop.is_set():
             try:
-                opened = await first_of(self._open_group(record), self._stop.wait())
+                opened = await first_of(self._opening.open(record), self._stop.wait())
                 if not isinstance(opened, tuple):
                     return
                 self._waits.started()
@@ -144,6 +142,8 @@ class Replicator:
                 problem = failure(error, "the source failed")
             except PgfloError as error:
                 problem = error
+            except _TablesWaitError:
+                continue
             else:
                 return
             lost_copies += problem.kind is errors.COPY_BROKEN
@@ -151,53 +151,43 @@ class Replicator:
                 raise problem
             await self._waits.wait(problem, self._stop)
 
-    async def _open_group(self, record: Record) -> tuple[Group, SnapshotHolder | None]:
-        """Resume the group that is there, or make a new incarnation."""
-        settings = self._settings
-        stored = await record.group()
-        found = Found(*stored) if stored else None
-        async with await connect(self._conninfo, purpose=self._name("control")) as conn:
-            begins = found is None or self._restart or groups.needs_new_incarnation(found.value)
-            if found is not None and not self._restart and found.value.phase is not Phase.CREATING:
-                groups.check_mode(found.value, settings.mode)
-            table_set = await groups.examine(conn, settings, known=not begins)
-            if found is not None and not begins:
-                group = await groups.resume(record, found, settings)
-                groups.tell_new_tables(group, table_set)
-                return group, None
-            if found is None:
-                await groups.refuse_orphan(conn, settings)
-            else:
-                await groups.discard(conn, self._broker, settings, found)
-            creator = Creator(conn, self._broker, record, settings, table_set)
-            try:
-                created = await creator.create(found)
-            except (PgfloError, psycopg.Error):
-                self._abandoned = found is None and await creator.undo()
-                raise
-            self._restart = self._abandoned = False
-            return created
-
-    async def _replicate(self, group: Group, holder: SnapshotHolder | None) -> None:
+    async def _replicate(self, group: Group, snapshot: SharedSnapshot | None) -> None:
         """Copy and stream at the same time, until both are done."""
         sinks = Sinks(group.record, group.value.incarnation, group.value.start_lsn)
         copy = None
-        if holder is not None:
-            copy = Copy(group, self._broker, self._settings, holder, sinks, self._progress)
-        lanes = copy.lanes if copy else group.value.lanes
-        retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
-        ended_lsn = await first_of(
-            self._copy_and_stream(group, copy, sinks), sinks.follow(), retention.run()
+        if snapshot is not None:
+            copy = Copy(group, self._broker, self._settings, snapshot, sinks, self._progress)
+        lanes = max(copy.lanes if copy else 0, group.value.lanes)
+        incarnation, tables = group.value.incarnation, group.value.tables
+        sequences = Sequences(
+            group.record, incarnation, tables, self._settings.source.conninfo.get_secret_value()
         )
+        retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
+        try:
+            ended_lsn = await first_of(
+                self._copy_and_stream(group, copy, sinks),
+                sinks.follow(),
+                retention.run(),
+                sequences.run(sinks),
+            )
+            await sequences.tell_last()
+        finally:
+            if snapshot is not None:
+                await snapshot.close()
         if ended_lsn is not None:
             await group.put(phase=Phase.DONE, final_lsn=ended_lsn)
             log.info("done", group=self._settings.group, final_lsn=lsn_format(ended_lsn))
+
+    async def _copy(self, copy: Copy) -> None:
+        """Copy what is left, then let go of the snapshot."""
+        await copy.run()
+        await self._opening.let_go()
 
     async def _copy_and_stream(self, group: Group, copy: Copy | None, sinks: Sinks) -> int | None:
         """Give the LSN at which the group ended by itself; None when it was stopped."""
         if group.value.mode == COPY_ONLY:
             if copy is not None:
-                await first_of(copy.run(), self._stop.wait())
+                await first_of(self._copy(copy), self._stop.wait())
                 if self._stop.is_set():
                     return None
             else:
@@ -207,7 +197,7 @@ class Replicator:
             return await self._stream(group, sinks)
         copied = asyncio.Event()
         streaming = asyncio.ensure_future(self._stream(group, sinks, copied))
-        copying = asyncio.ensure_future(_run_then_set(copy, copied))
+        copying = asyncio.ensure_future(self._copy_then_set(copy, copied))
         try:
             done, _ = await asyncio.wait({streaming, copying}, return_when=asyncio.FIRST_COMPLETED)
             # The copy's end leaves the stream running; any other end is the end of both.
@@ -218,6 +208,12 @@ class Replicator:
             copying.cancel()
             streaming.cancel()
             await asyncio.gather(copying, streaming, return_exceptions=True)
+
+    async def _copy_then_set(self, copy: Copy, copied: asyncio.Event) -> None:
+        await self._copy(copy)
+        if self._opening.grows_later:
+            raise _TablesWaitError
+        copied.set()
 
     async def _stream(
         self, group: Group, sinks: Sinks, copied: asyncio.Event | None = None
@@ -240,6 +236,8 @@ class Replicator:
             except psycopg.Error as error:
                 await waits.wait(failure(error, "the source failed"), self._stop)
             except PgfloError as error:
+                if error.kind is errors.BROKER_WENT_BACK:
+                    raise  # and look from the start at what it has of the copy
                 if time.monotonic() - opened_at > CALM_S:
                     waits.calm()
                 await waits.wait(error, self._stop)
@@ -263,11 +261,3 @@ class Replicator:
             if state.bytes + 2 * MAX_BODY_BYTES < max(state.max_bytes, ceiling_bytes):
                 return
             await asyncio.sleep(ROOM_LOOK_S)
-
-    def _name(self, part: str) -> str:
-        return application_name(self._settings.group, part)
-
-
-async def _run_then_set(copy: Copy, copied: asyncio.Event) -> None:
-    await copy.run()
-    copied.set()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from pgflo.broker.record import Record
@@ -25,6 +25,9 @@ log = structlog.get_logger("pgflo.replicator")
 
 LOOK_INTERVAL_S = 0.25
 """Shortest time between two readings; a sink writes its record no more often."""
+
+LEAVING = "stopping"
+"""Phase of a sink that has applied its last change."""
 
 BROKER_PAUSE_S = 1.0
 """Pause before asking a broker again that did not answer."""
@@ -39,6 +42,9 @@ class Sinks:
         self._start_lsn = start_lsn
         self._sinks: dict[str, SinkRecord] = {}
         self._late: set[str] = set()
+        self._leaving: set[str] = set()
+        self.leaving = asyncio.Event()
+        """Set when a sink is about to stop: it waits for a last word about sequences."""
 
     async def follow(self) -> None:
         """Read the sinks' records whenever one changes. Never returns.
@@ -59,6 +65,10 @@ class Sinks:
     async def look(self) -> None:
         """Read all sinks' records now."""
         self._sinks = await self._record.sinks()
+        leaving = {name for name, sink in self._sinks.items() if sink.phase == LEAVING}
+        if leaving - self._leaving:
+            self.leaving.set()
+        self._leaving = leaving
         self._tell_late()
 
     @property

@@ -133,6 +133,9 @@ async def connect_source(
             found = await check_source(conn, identity, group, start)
             if target_lsn is None:
                 target_lsn = await until_lsn(conn, settings.until, once=settings.once)
+            if target_lsn is not None:
+                # Before that, tables are copied that others have not come up to.
+                target_lsn = max(target_lsn, group.newest_snapshot_lsn)
         ledger.begin(confirmed_lsn=found.confirmed_lsn, published_lsn=start.end_lsn)
         await walsender.start(
             group.value.slot, group.value.publications, start.end_lsn, group.value.options

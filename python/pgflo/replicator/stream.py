@@ -26,8 +26,9 @@ from pgflo.broker.publisher import ChangePublisher
 from pgflo.broker.topology import create_streams
 from pgflo.errors import PgfloError
 from pgflo.replicator.confirmation import Confirmation
-from pgflo.replicator.race import first_of
+from pgflo.replicator.pace import Pace
 from pgflo.replicator.start import connect_source, starting_point
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from pgflo._core import Envelope
@@ -51,10 +52,6 @@ MAX_BODY_BYTES = 896 * 1024
 
 CUT_AGE_S = 0.010
 """A commit waits no longer than this for company, however busy the source is."""
-
-CUT_SPACING_S = 0.002
-"""Shortest time between two envelopes that are not full: a fast source would make thousands of tiny
-ones a second. What is left of it after a read is waited for before the next one."""
 
 TALK_INTERVAL_S = 1.0
 """Longest time between two looks at what may be confirmed; a status goes out if that is more, or if
@@ -104,6 +101,7 @@ class Session:
         self.target_lsn = connected.target_lsn
         self._wake = asyncio.Event()
         self._leaving = False
+        self._pace = Pace()
         self._cut_at = 0.0
         self._pending_since: float | None = None
         self._stored_at = time.monotonic()
@@ -173,6 +171,7 @@ class Session:
     async def _take(self, block: bytes) -> None:
         """Assemble and publish one block."""
         assembler = self._assembler
+        self._pace.took(len(block))
         try:
             envelopes = assembler.feed(block)
         except CoreError as error:
@@ -198,9 +197,8 @@ class Session:
     async def _idle(self) -> bool:
         """Do what is due when nothing more is there to read, and wait; True when all is reached."""
         if self._assembler.pending_bytes:
-            wait_s = self._cut_at + CUT_SPACING_S - time.monotonic()
+            wait_s = self._pace.wait_s(time.monotonic(), self._cut_at)
             if wait_s > 0:
-                # The server fills the socket meanwhile: a fast source is not read in small pieces.
                 await asyncio.sleep(wait_s)
                 return False
             if self._assembler.pending_at_commit:
@@ -305,4 +303,5 @@ def _assembler(group: Group, broker: Broker, start: StartPoint) -> _core.Assembl
         start.end_lsn,
         target_body_bytes=min(TARGET_BODY_BYTES, max_body_bytes),
         max_body_bytes=max_body_bytes,
+        layout=group.value.layout,
     )

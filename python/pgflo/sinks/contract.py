@@ -5,9 +5,9 @@ Downstream: one package or module per kind of sink; `postgres` implements `Sink`
 take JSON lines implement `Outlet` and leave the rest to `lines`.
 
 What it receives. Changes come as `Body`s: whole bodies of the change stream, still encoded
-(pgoutput messages, each behind its length). Copied rows come as pieces of COPY text. An epoch is
-one or more `write`s and a `commit`. A transaction of the source that is larger than an epoch is
-written piece by piece; its commit comes with the last one.
+(pgoutput messages, each behind its length). Copied rows come as pieces of COPY, in text or binary.
+An epoch is one or more `write`s and a `commit`. A transaction of the source that is larger than an
+epoch is written piece by piece; its commit comes with the last one.
 
 What returning means. From `write`: nothing; the worker goes on and may never commit. From
 `commit`: everything written since the last commit is durable, and so is the position that the sink
@@ -105,6 +105,8 @@ class Start:
     tables: Sequence[TableRecord]
     is_copied: bool
     """Whether rows come before changes."""
+    snapshots: Mapping[int, int]
+    """By OID, of copies that are younger than the change stream's start."""
     known: SinkRecord | None
     """What the group's record says of this sink in this incarnation."""
     known_ranges: Ranges
@@ -204,8 +206,8 @@ class RangeWriter(Protocol):
         """Whether the range is committed already."""
         ...
 
-    def begin(self, wanted: Range, target: Any) -> None:  # noqa: ANN401 - the sink's own `Target`
-        """Begin a range that is not known."""
+    def begin(self, wanted: Range, target: Any, *, is_binary: bool) -> None:  # noqa: ANN401 - its own
+        """Begin a range that is not known, whose rows come in this format of COPY."""
         ...
 
     def write(self, rows: memoryview) -> None:
@@ -249,6 +251,11 @@ class Sink(Protocol):
     @property
     def sink(self) -> str:
         """The name by which it is registered."""
+        ...
+
+    @property
+    def snapshots(self) -> Mapping[int, int]:
+        """Those of `Start`: changes of these tables that are older are kept away from writers."""
         ...
 
     def take_over(self, start: Start, *, again: bool) -> Taken:

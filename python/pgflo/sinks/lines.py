@@ -44,6 +44,7 @@ class LineSink:
     keeps_position: bool = False
     """Whether the outlet does."""
     keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    snapshots: Mapping[int, int] = field(default_factory=dict)
 
     most_copy_writers: ClassVar[int | None] = 1
 
@@ -67,7 +68,12 @@ class LineSink:
             stored = _recorded(start)
         keys = {t.oid: tuple(t.key) for t in start.tables if t.identity == FULL and t.key}
         sink = replace(
-            self, opening=opening, stored=stored, keeps_position=keeps_position, keys=keys
+            self,
+            opening=opening,
+            stored=stored,
+            keeps_position=keeps_position,
+            keys=keys,
+            snapshots=start.snapshots,
         )
         has_begun = stored.position == (start.start_lsn, 0) and not stored.ranges
         return Taken(sink, stored.position, stored.end_lsn, has_begun)
@@ -197,13 +203,16 @@ class LineRanges:
         self._known = {(*table, number) for table, ranges in known.items() for number in ranges}
         self._range: Range | None = None
         self._rows: _core.JsonRows | None = None
+        self._to_text: _core.BinaryToText | None = None
 
     def is_known(self, wanted: Range) -> bool:
         """Whether the range is committed."""
         return (wanted.oid, wanted.snapshot_lsn, wanted.range_no) in self._known
 
-    def begin(self, wanted: Range, target: TableRecord) -> None:
+    def begin(self, wanted: Range, target: TableRecord, *, is_binary: bool) -> None:
         """Begin a range."""
+        types = [column.type_oid for column in target.columns]
+        self._to_text = _core.BinaryToText(types) if is_binary else None
         self._range = wanted
         self._rows = self._scribe.rows(
             target.oid,
@@ -219,7 +228,7 @@ class LineRanges:
         """Print the rows that end in this piece."""
         wanted, scribe = self._begun()
         try:
-            events = scribe.feed(rows)
+            events = scribe.feed(self._to_text.feed(rows) if self._to_text else rows)
         except _core.DecodeError as error:
             raise _unprintable(f"a row of {_named(wanted)}", error) from None
         if events.count:
@@ -229,6 +238,8 @@ class LineRanges:
         """Have the range made durable."""
         wanted, scribe = self._begun()
         try:
+            if self._to_text is not None:
+                self._to_text.finish()
             rows = scribe.finish()
         except _core.DecodeError as error:
             raise _unprintable(f"the last row of {_named(wanted)}", error) from None

@@ -58,6 +58,12 @@ WHERE (n.nspname = ANY (%s) OR c.oid IN (
 ORDER BY n.nspname, c.relname
 """
 
+_PRESENT = """
+SELECT c.oid::int8, n.nspname, c.relname, c.relreplident::text
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = ANY (%s::oid[]) AND c.relkind = 'r'
+"""
+
 _COLUMNS = """
 SELECT a.attrelid::int8 AS oid, a.attname AS name, a.atttypid::int8 AS type_oid,
        format_type(a.atttypid, NULL) AS type_name, a.atttypmod AS typmod
@@ -172,6 +178,17 @@ async def resolve(conn: psycopg.AsyncConnection[Any], settings: SourceSettings) 
     }
     tables = await describe(conn, found)
     return TableSet(tuple(tables.values()), tuple(choice.published()), tuple(choice.findings))
+
+
+async def present(
+    conn: psycopg.AsyncConnection[Any], tables: dict[int, SourceTable]
+) -> dict[int, SourceTable]:
+    """Give those of the tables that still exist, under their present names."""
+    rows = await (await conn.execute(_PRESENT, (list(tables),))).fetchall()
+    return {
+        oid: replace(tables[oid], schema=schema, name=name, identity=identity)
+        for oid, schema, name, identity in rows
+    }
 
 
 async def describe(

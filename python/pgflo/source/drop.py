@@ -10,11 +10,13 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from pgflo.broker.names import Names
-from pgflo.source import publication, slot
+from pgflo.source import publication, shared_snapshot, slot
 from pgflo.source.connection import application_name, connect
 
 if TYPE_CHECKING:
     import psycopg
+
+SNAPSHOT = "the snapshot of an unfinished copy"
 
 _ANY_INCARNATION = uuid.UUID(int=0)
 """Names at the source do not depend on the incarnation."""
@@ -34,14 +36,18 @@ async def list_group(conninfo: str, group: str) -> list[str]:
     names = Names(group, _ANY_INCARNATION)
     async with await connect(conninfo, purpose=application_name(group, "drop")) as conn:
         found = [f"slot {names.slot}"] if await slot.state(conn, names.slot) else []
+        if await shared_snapshot.holders(conn, group):
+            found.append(SNAPSHOT)
         return found + [
             f"publication {name}" for name in await publication.existing(conn, _publications(names))
         ]
 
 
 async def drop_objects(conn: psycopg.AsyncConnection[Any], names: Names) -> list[str]:
-    """Remove slot, then publications: a slot without its publication cannot be read."""
-    dropped = [f"slot {names.slot}"] if await slot.drop(conn, names.slot) else []
+    """Remove snapshot and slot, then publications: without those a slot cannot be read."""
+    dropped = [SNAPSHOT] if await shared_snapshot.end_holders(conn, names.group) else []
+    if await slot.drop(conn, names.slot):
+        dropped.append(f"slot {names.slot}")
     return dropped + [
         f"publication {name}" for name in await publication.drop(conn, _publications(names))
     ]

@@ -86,18 +86,24 @@ async def state(conn: psycopg.AsyncConnection[Any], name: str) -> SlotState | No
 
 
 async def create(
-    replication: psycopg.AsyncConnection[Any], conn: psycopg.AsyncConnection[Any], name: str
+    replication: psycopg.AsyncConnection[Any],
+    conn: psycopg.AsyncConnection[Any],
+    name: str,
+    *,
+    is_temporary: bool = False,
 ) -> CreatedSlot:
     """Make the slot on a walsender session; `conn` tells meanwhile whom it waits for.
+
+    A temporary one goes with that session.
 
     The server waits for every transaction that runs anywhere in the cluster. The snapshot stays
     importable until `replication` runs another command or closes.
     """
     command = sql.SQL(
-        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')"
+        "CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput (SNAPSHOT 'export')"
         if replication.info.server_version >= 150000
-        else "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT"
-    ).format(sql.Identifier(name))
+        else "CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput EXPORT_SNAPSHOT"
+    ).format(sql.Identifier(name), sql.SQL("TEMPORARY" if is_temporary else ""))
     try:
         cursor = await _reporting_blockers(replication.execute(command), conn)
         row = await cursor.fetchone()

@@ -73,6 +73,16 @@ class TableLook:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardLook:
+    """One of several shards and its distance; its place in the list is its number."""
+
+    end_lsn: str
+    commit_lsn: str
+    ordinal: int
+    lag_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SinkLook:
     """One sink and its distance."""
 
@@ -86,8 +96,13 @@ class SinkLook:
     lag_s: float | None
     applied_changes: int
     blocked_by: str
-    """A lock at the destination and who holds it; empty while it goes on."""
+    """A lock at the destination and who holds it, or a standby; empty while it goes on."""
+    schema_parts: int
+    """Indexes, constraints and triggers that are made after the rows."""
+    schema_parts_done: int
     updated_at: str
+    shards: list[ShardLook]
+    """Empty when there is one: it is where the sink is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +148,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
     stream = await _stream(broker, names)
     head_lsn = source.current_lsn if source else stream.end_lsn if stream else None
     sinks = await record.sinks()
-    tables = await record.tables()
+    tables = {oid: table for oid, table in (await record.tables()).items() if oid in group.tables}
     applied = {name: await record.copied(name) for name in sinks}
     return Snapshot(
         group=record.group_name,
@@ -152,7 +167,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
                 {
                     name: len(of[table.oid].ranges)
                     for name, of in applied.items()
-                    if table.oid in of
+                    if table.oid in of and of[table.oid].snapshot_lsn == table.snapshot_lsn
                 },
             )
             for table in sorted(tables.values(), key=lambda t: (t.schema, t.name))
@@ -181,7 +196,12 @@ async def _sink(
     broker: Broker, names: Names, group: GroupRecord, sink: SinkRecord, head_lsn: str | None
 ) -> SinkLook:
     current = sink.incarnation == group.incarnation
-    behind = _core.lsn_parse(head_lsn) - sink.end_lsn if head_lsn is not None else None
+
+    def lag_bytes(end_lsn: int) -> int | None:
+        if head_lsn is None or not current:
+            return None
+        return max(0, _core.lsn_parse(head_lsn) - end_lsn)
+
     return SinkLook(
         name=sink.name,
         kind=sink.kind,
@@ -189,11 +209,22 @@ async def _sink(
         end_lsn=_core.lsn_format(sink.end_lsn),
         commit_lsn=_core.lsn_format(sink.commit_lsn),
         ordinal=sink.ordinal,
-        lag_bytes=max(0, behind) if behind is not None and current else None,
+        lag_bytes=lag_bytes(sink.end_lsn),
         lag_s=await _lag_s(broker, names, sink) if current else None,
         applied_changes=sink.applied_changes,
         blocked_by=sink.blocked_by if current else "",
+        schema_parts=sink.schema_parts if current else 0,
+        schema_parts_done=sink.schema_parts_done if current else 0,
         updated_at=sink.updated_at,
+        shards=[
+            ShardLook(
+                end_lsn=_core.lsn_format(shard.end_lsn),
+                commit_lsn=_core.lsn_format(shard.commit_lsn),
+                ordinal=shard.ordinal,
+                lag_bytes=lag_bytes(shard.end_lsn),
+            )
+            for shard in sink.shards
+        ],
     )
 
 

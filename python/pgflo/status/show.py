@@ -54,6 +54,14 @@ def draw(snapshot: Snapshot) -> RenderableType:
             for sink in snapshot.sinks
             if sink.blocked_by
         ]
+        parts += [
+            Text(
+                f"{sink.name} has made {sink.schema_parts_done} of {sink.schema_parts}"
+                " indexes, constraints and triggers"
+            )
+            for sink in snapshot.sinks
+            if sink.schema_parts_done < sink.schema_parts
+        ]
     else:
         parts.append(Text("no sink has registered: start `pgflo worker postgres`", style="yellow"))
     copied = [table for table in snapshot.tables if table.ranges]
@@ -100,6 +108,8 @@ def _sinks(snapshot: Snapshot) -> RenderableType:
             seconds(sink.lag_s),
             f"{sink.applied_changes:,}",
         )
+        for number, shard in enumerate(sink.shards):
+            table.add_row(f"  shard {number}", "", shard.end_lsn, size(shard.lag_bytes))
     return table
 
 

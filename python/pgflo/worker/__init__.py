@@ -27,8 +27,6 @@ The pipe of a copy writer:
     worker → writer   lane {lane, start_seq, patience_s}
     writer → worker   for each range: copied {…}; when it gives the lane back: left {lane};
                       as the last word: failed {…}
+
+Importing this package costs nothing: each child imports it, and needs only its own part.
 """
-
-from pgflo.worker.run import run
-
-__all__ = ["run"]

@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any
 
 from pgflo import errors, logs
@@ -34,12 +33,6 @@ END_WAIT_S = 10.0
 
 EXIT_WAIT_S = 1.0
 """Between the end of its pipe and its exit code lies only the end of the interpreter."""
-
-
-def warm_up() -> None:
-    """Start the fork server: it imports what children need while we look for the group."""
-    processes.context()
-    forkserver.ensure_running()
 
 
 class Child:

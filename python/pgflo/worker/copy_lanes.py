@@ -21,7 +21,7 @@ from pgflo.broker.records import CopiedRecord, TableState
 from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.supervisor.race import first_of
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Copied, Lane, Left, encode

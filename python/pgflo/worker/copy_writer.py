@@ -4,7 +4,8 @@ Upstream: `copy_lanes` gives it lanes through a pipe; the lane's envelopes come 
 broker. Downstream: the sink's `RangeWriter`, one commit per range.
 Invariant: the parts of an attempt are loaded in order and without a gap, or not at all. What is not
 wanted (another incarnation or snapshot, a known range, an attempt with a gap, a repeated part) is
-dropped.
+dropped. So is what copy processes of a replicator that is gone still bring once a newer one has
+written to the lane: between the parts of an attempt it would break that off.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from setproctitle import setproctitle
 from pgflo import _core, errors, logs
 from pgflo.broker.connection import connect
 from pgflo.broker.consumer import Consumer
+from pgflo.broker.records import run_of
 from pgflo.errors import PgfloError
 from pgflo.sinks.contract import Range
 from pgflo.supervisor.lifeline import die_with_parent
@@ -120,10 +122,12 @@ class CopyWriter:
         self._dropped: Range | None = None
         """An attempt whose parts are not wanted."""
         self._dropped_is_applied = False
+        self._newest_run = 0
+        """Of the copy, among those that have written to the present lane."""
 
     async def read(self, lane: Lane) -> None:
         """Load the lane's ranges until nothing comes for a while; then give it back."""
-        self._dropped = None
+        self._dropped, self._newest_run = None, 0
         consumer = await Consumer.open(
             self._broker,
             self._names.copy_stream,
@@ -150,6 +154,9 @@ class CopyWriter:
         header = _core.read_header(data)
         if header.kind != _core.KIND_COPY or header.incarnation != self._names.incarnation.bytes:
             return
+        if run_of(header.attempt) < self._newest_run:
+            return
+        self._newest_run = run_of(header.attempt)
         this = Range(header.relation_oid, header.snapshot_lsn, header.range_no, header.attempt)
         if self._open is not None and this != self._open:
             log.info("a range is begun again elsewhere; rolled back", range_no=self._open.range_no)
@@ -187,7 +194,8 @@ class CopyWriter:
         elif await self._in_thread(self._ranges.is_known, this):
             self._drop(this, is_applied=True)
         else:
-            await self._in_thread(self._ranges.begin, this, target)
+            begin = partial(self._ranges.begin, is_binary=header.binary)
+            await self._in_thread(begin, this, target)
             self._open, self._next_part = this, 0
 
     async def _commit(self, lane: int, seq: int, this: Range, total_rows: int) -> None:

@@ -20,8 +20,7 @@ from pgflo import _core, errors
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.topology import last_envelope, locate
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
-from pgflo.sinks.postgres.sink import PostgresSink
+from pgflo.supervisor.race import first_of
 from pgflo.worker.endings import goal_lsn
 from pgflo.worker.epochs import Epochs
 from pgflo.worker.lock_watch import LockWatch
@@ -29,6 +28,7 @@ from pgflo.worker.lock_watch import LockWatch
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
+    from pgflo.broker.records import GroupRecord
     from pgflo.config.settings import WorkerSettings
     from pgflo.worker.epochs import Cut
     from pgflo.worker.group_view import GroupView
@@ -74,19 +74,22 @@ class Dispatcher:
         settings: WorkerSettings,
         shards: Shards,
         spreading: Spreading,
-        start_lsn: int,
+        group: GroupRecord,
         view: GroupView,
         report: Report,
         *,
         whole_only: bool,
     ) -> None:
-        """`whole_only`: begin no transaction whose end is not in the stream yet."""
+        """`group` is what this life began with; `view` shows what has become of it.
+
+        `whole_only`: begin no transaction whose end is not in the stream yet.
+        """
         self._broker = broker
         self._names = names
         self._settings = settings
         self._shards = shards
         self._spreading = spreading
-        self._start_lsn = start_lsn
+        self._group = group
         self._view = view
         self._report = report
         self._whole_only = whole_only
@@ -110,11 +113,13 @@ class Dispatcher:
         """
         consumer = None
         try:
-            await self._shards.start(self._spreading.writers())
+            watch = LockWatch(self._shards.to, self._shards.busy_s, self._report.blocked)
+            await first_of(self._shards.start(self._spreading.writers()), watch.run())
             epochs, consumer = await self._open(self._shards.reached)
             if self._reached.is_set():
                 return
             self._shards.on_reached = self._on_reached
+            self._shards.on_moved = self._tell_shards
             self._shards.on_answer = self._wake.set
             await first_of(
                 self._read(consumer, epochs),
@@ -124,7 +129,7 @@ class Dispatcher:
                 self._spreading.finished(),
                 self._shards.keep_level(),
                 self._watch_open(),
-                self._watch_locks(),
+                watch.run(),
                 self._watch_final(),
                 stop.wait(),
                 self._shards.failed(),
@@ -140,8 +145,12 @@ class Dispatcher:
         """Find the place in the stream that the destination's position asks for."""
         position = found.position
         self._report.moved(position, found.end_lsn, 0, 0)
+        self._tell_shards()
         self._report.phase("streaming")
         self._goal = await goal_lsn(self._settings, self._broker, self._names)
+        if self._goal is not None:
+            # Before that, tables that were copied later are ahead of the others.
+            self._goal = max(self._goal, *self._shards.to.snapshots.values(), 0)
         self._end_lsn = found.end_lsn
         self._see_goal()
         # A barrier may have been committed inside a source transaction, whose end comes later.
@@ -158,7 +167,7 @@ class Dispatcher:
             position,
             epoch_bytes=self._settings.epoch_bytes,
             epoch_changes=self._settings.batch_rows,
-            is_start=position == (self._start_lsn, 0),
+            is_start=position == (self._group.start_lsn, 0),
             is_open=is_open,
         )
         consumer = await Consumer.open(
@@ -174,6 +183,10 @@ class Dispatcher:
             if message is None:
                 continue
             self._received_at = time.monotonic()
+            if _core.read_header(message.data, verify=False).layout > self._group.layout:
+                # Made when other tables were the group's: the record says so, and a new life
+                # begins with them. Until then nothing of it is applied.
+                await asyncio.Event().wait()
             header = epochs.put(message.data, message.seq)
             self._wake.set()
             if epochs.is_full:
@@ -218,13 +231,6 @@ class Dispatcher:
             if self._shards.has_open and self._shards.is_idle and silence_s > OPEN_LIMIT_S:
                 raise RestMissingError
 
-    async def _watch_locks(self) -> NoReturn:
-        to = self._shards.to
-        if isinstance(to, PostgresSink):
-            await LockWatch(to, self._shards.busy_s, self._report.blocked).run()
-        await asyncio.Event().wait()
-        raise AssertionError
-
     async def _watch_final(self) -> None:
         """End where the replicator ended by itself, if the ending asked for lies beyond that."""
         view = await self._view.wait(lambda now: now.group.final_lsn is not None)
@@ -240,6 +246,9 @@ class Dispatcher:
         self._moved.set()
         self._end_lsn = mark.end_lsn
         self._see_goal()
+
+    def _tell_shards(self) -> None:
+        self._report.shards(self._shards.stored)
 
     def _see_goal(self) -> None:
         if self._goal is not None and self._end_lsn >= self._goal:

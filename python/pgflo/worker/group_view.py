@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pgflo.broker.stored import is_missing
 from pgflo.errors import GROUP_UNKNOWN, PgfloError
-from pgflo.replicator.race import all_of
+from pgflo.supervisor.race import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,8 @@ class GroupView:
         self._stale = asyncio.Event()
         self._view: View | None = None
         self._read_anew = asyncio.Condition()
+        self.sequences_told = asyncio.Event()
+        """Set when the replicator says where the source's sequences are; its reader clears it."""
 
     async def run(self) -> None:
         """Follow the record. Never returns; raises GROUP_UNKNOWN once it is dropped."""
@@ -68,6 +70,8 @@ class GroupView:
         async for key in self._record.watch():
             if key == "group" or key.startswith("table."):
                 self._stale.set()
+            elif key.startswith("sequences."):
+                self.sequences_told.set()
 
     async def _read(self) -> None:
         while True:

@@ -1,26 +1,31 @@
-"""Says who keeps the destination from going on, when somebody holds a lock that we wait for.
+"""Says who keeps the destination from going on: a lock that somebody holds, a standby that is away.
 
-Upstream: `dispatcher` tells how long it has been waiting for the writer. Downstream: the worker's
-log, the sink's record (`pgflo status` shows it), and a short-lived connection to the destination.
-Invariant: it only looks. While the writer answers, nothing is asked of the destination.
+Upstream: `dispatcher` tells how long it has been waiting for the writer; `run` and `streaming` have
+what they do at the destination themselves watched. Downstream: the worker's log, the sink's record
+(`pgflo status` shows it), and a short-lived connection to the destination.
+Invariant: it only looks. While the destination answers, nothing is asked of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psycopg
 import structlog
 
 from pgflo.errors import PgfloError
-from pgflo.sinks.postgres.lock_waits import LockWait, lock_waits
+from pgflo.sinks.postgres.connection import Destination
+from pgflo.sinks.postgres.lock_waits import LockWait, StandbyWait, lock_waits, standby_waits
+from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
-    from pgflo.sinks.postgres.connection import Destination
+    from pgflo.sinks.contract import Sink
+    from pgflo.worker.report import Report
 
 log = structlog.get_logger("pgflo.worker")
 
@@ -35,14 +40,31 @@ SLOW_STEP_S = 60.0
 REPEAT_S = 60.0
 """Pause between two warnings about the same trouble."""
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What sessions of this run wait for."""
+
+    locks: list[LockWait]
+    standbys: list[StandbyWait]
+
+    def __str__(self) -> str:
+        # Several shards may wait for one standby.
+        told = dict.fromkeys(map(str, (*self.locks, *self.standbys)))
+        return "; ".join(told)
+
 
 class LockWatch:
     """One watch over the sessions of a run; `run` is its whole life."""
 
     def __init__(
-        self, to: Destination, busy_s: Callable[[], float], tell: Callable[[str], None]
+        self, to: Sink | Destination, busy_s: Callable[[], float], tell: Callable[[str], None]
     ) -> None:
-        """`busy_s`: how long the writers have left us without an answer; 0 if nothing is due.
+        """Watch a database; any other sink is not looked at.
+
+        `busy_s`: how long the writers have left us without an answer; 0 if nothing is due.
 
         `tell` gets who blocks us, and an empty text when that is over.
         """
@@ -54,6 +76,9 @@ class LockWatch:
 
     async def run(self) -> NoReturn:
         """Look as long as something takes long."""
+        to = self._to
+        while not isinstance(to, Destination):
+            await asyncio.Event().wait()
         try:
             while True:
                 await asyncio.sleep(LOOK_S)
@@ -61,21 +86,24 @@ class LockWatch:
                 if busy_s < LOCK_WAIT_S:
                     self._over()
                 elif self._warned_at is None or time.monotonic() - self._warned_at >= REPEAT_S:
-                    self._warn(await asyncio.to_thread(self._look), busy_s)
+                    self._warn(await asyncio.to_thread(self._look, to), busy_s)
         finally:
             self._over()
 
-    def _look(self) -> list[LockWait]:
+    @staticmethod
+    def _look(to: Destination) -> Waits:
         try:
-            with self._to.connect("locks") as conn:
-                return lock_waits(conn, self._to, LOCK_WAIT_S)
+            with to.connect("locks") as conn:
+                return Waits(
+                    lock_waits(conn, to, LOCK_WAIT_S), standby_waits(conn, to, LOCK_WAIT_S)
+                )
         except (PgfloError, psycopg.Error) as error:
             # Whatever is wrong with the destination, the writer meets it as well.
             log.debug("cannot look who holds locks", cause=type(error).__name__)
-            return []
+            return Waits([], [])
 
-    def _warn(self, waits: list[LockWait], busy_s: float) -> None:
-        for wait in waits:
+    def _warn(self, waits: Waits, busy_s: float) -> None:
+        for wait in waits.locks:
             log.warning(
                 "waiting for a lock at the destination",
                 table=wait.relation or None,
@@ -86,9 +114,18 @@ class LockWatch:
                 hint="`SELECT pg_cancel_backend(pid)` ends a statement there,"
                 " pg_terminate_backend(pid) a session that is idle in transaction.",
             )
-        if waits:
+        if waits.standbys:
+            log.warning(
+                "commits at the destination wait for a synchronous standby",
+                seconds=round(max(wait.seconds for wait in waits.standbys)),
+                pids=[wait.pid for wait in waits.standbys],
+                standbys=waits.standbys[0].standbys,
+                hint="Look into pg_stat_replication there. Without that standby it goes on after"
+                " `ALTER SYSTEM SET synchronous_standby_names = ''` and `SELECT pg_reload_conf()`.",
+            )
+        if waits.locks or waits.standbys:
             self._warned_at, self._is_told = time.monotonic(), True
-            self._tell("; ".join(map(str, waits)))
+            self._tell(str(waits))
         elif busy_s >= SLOW_STEP_S:
             self._warned_at = time.monotonic()
             log.warning(
@@ -101,4 +138,25 @@ class LockWatch:
         if self._is_told:
             self._is_told = False
             self._tell("")
-            log.info("no longer waiting for a lock at the destination")
+            log.info("the destination goes on")
+
+
+async def watched(to: Sink | Destination, work: Callable[[], T], report: Report | None) -> T:
+    """Run in a thread what may wait at the destination; say for whom, if it takes long."""
+    return await watched_task(to, asyncio.to_thread(work), report)
+
+
+async def watched_task(
+    to: Sink | Destination, running: Coroutine[Any, Any, T], report: Report | None
+) -> T:
+    """Do the same for what runs in threads of its own."""
+    began_at = time.monotonic()
+
+    def busy_s() -> float:
+        return time.monotonic() - began_at
+
+    if report is None:  # the sink is not registered yet: only the log is told
+        done: T = await first_of(running, LockWatch(to, busy_s, lambda _: None).run())
+    else:
+        done = await first_of(running, LockWatch(to, busy_s, report.blocked).run(), report.run())
+    return done

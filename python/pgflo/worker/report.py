@@ -12,10 +12,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pgflo.broker.records import SinkRecord
+from pgflo.broker.records import ShardRecord, SinkRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pgflo.broker.record import Record
+    from pgflo.worker.shard import Mark
 
 SHORTEST_PAUSE_S = 0.25
 """Between two updates of the record."""
@@ -74,8 +77,16 @@ class Report:
         told = self._told
         return told.commit_lsn, told.ordinal, sum(told.lane_seqs.values())
 
+    @property
+    def end_lsn(self) -> int:
+        """End of the last commit that is applied."""
+        return self._told.end_lsn
+
     def phase(self, phase: str) -> None:
-        """Tell what the sink does: preparing, copying, streaming, stopped, done."""
+        """Tell what the sink does.
+
+        preparing, copying, indexing, analyzing, streaming; stopping, stopped, done.
+        """
         self._change(replace(self._told, phase=phase))
 
     def lane(self, lane: int, seq: int) -> None:
@@ -97,9 +108,21 @@ class Report:
             )
         )
 
+    def shards(self, stored: Sequence[Mark]) -> None:
+        """Tell where each shard stands. One alone is where the sink is, and is told nothing of."""
+        told = [ShardRecord(*mark.position, mark.end_lsn) for mark in stored if len(stored) > 1]
+        if told != self._told.shards:
+            self._change(replace(self._told, shards=told))
+
     def blocked(self, by: str) -> None:
-        """Tell what the destination waits for: a lock and who holds it; empty when it goes on."""
+        """Tell what the destination waits for, and for whom; empty when it goes on."""
         self._change(replace(self._told, blocked_by=by))
+
+    def parts(self, total: int, done: int) -> None:
+        """Tell how many indexes, constraints and triggers are made, of so many."""
+        self._change(
+            replace(self._told, phase="indexing", schema_parts=total, schema_parts_done=done)
+        )
 
     async def run(self) -> None:
         """Write the record whenever it changes. Never returns."""

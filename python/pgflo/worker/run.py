@@ -6,7 +6,7 @@ without knowing is told by `pgflo.sinks.contract`.
 
 A life is: wait for the group, take the sink over, copy, stream. Whatever fails and can heal ends
 the life; after a pause the next one begins at what the destination has. A new incarnation of the
-group begins a new life at once.
+group begins a new life at once, and so does another copy of one of its tables.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import random
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,21 +27,24 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.sinks.contract import Start, superseded
 from pgflo.sinks.kinds import make
-from pgflo.worker.child import warm_up
+from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
+from pgflo.supervisor.race import first_of
+from pgflo.worker.care import care_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
+from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
 from pgflo.worker.streaming import Streaming
-from pgflo.worker.tables import is_copied, is_described
+from pgflo.worker.tables import basis, is_copied, is_described, younger_snapshots
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import RetrySettings, WorkerSettings
     from pgflo.sinks.contract import Ranges, Sink, Taken
+    from pgflo.worker.care import Care
     from pgflo.worker.group_view import View
 
 log = structlog.get_logger("pgflo.worker")
@@ -60,7 +64,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
-    await asyncio.to_thread(warm_up)
+    await asyncio.to_thread(warm_up, WORKER_CHILDREN)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
         record = await first_of(_open_record(broker, settings.group), _none_when(stop))
@@ -94,12 +98,15 @@ class Worker:
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
+        self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
+        """What the record said when the destination was made ready for the present life."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Live until stopped, done, or failed for good."""
         backoff = Backoff(self._settings.retry)
         while not stop.is_set():
             view = GroupView(self._record)
+            self._basis = asyncio.get_running_loop().create_future()
             before = self._mark()
             try:
                 is_over = await first_of(
@@ -133,7 +140,7 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        group_view, report = done
+        group_view, report, care = done
         names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
         if group_view.group.mode != "copy":
             streaming = Streaming(
@@ -146,14 +153,16 @@ class Worker:
                 report,
                 whole_only=self._whole_only,
             )
-            await streaming.run(stop)
+            await first_of(streaming.run(stop), care.follow())
+        await care.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report]:
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Care]:
         view = await self._wait_described(group_view)
+        self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
-        taken = await self._take_over(view, incarnation)
+        taken = await self._take_over(view, incarnation, group_view)
         report = self._report = await Report.register(
             self._record,
             self._settings.sink,
@@ -168,8 +177,11 @@ class Worker:
                 self._broker, self._record, names, self._settings, self._to, group_view, report
             )
             await first_of(lanes.run(), report.run())
+        care = care_of(self._to, self._settings, self._record, group_view)
+        await watched_task(self._to, care.complete(view, report), report)
         await asyncio.to_thread(self._to.start_streaming, view.group.start_lsn)
-        return view, report
+        await care.begin(view)
+        return view, report, care
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -179,7 +191,7 @@ class Worker:
             lambda now: now.group.phase is not Phase.CREATING and is_described(now)
         )
 
-    async def _take_over(self, view: View, incarnation: uuid.UUID) -> Taken:
+    async def _take_over(self, view: View, incarnation: uuid.UUID, group_view: GroupView) -> Taken:
         sinks = await self._record.sinks()
         known = sinks.get(self._settings.sink)
         if known is not None and known.incarnation != view.group.incarnation:
@@ -189,8 +201,19 @@ class Worker:
             for record in (await self._record.copied(self._settings.sink)).values():
                 ranges[record.oid, record.snapshot_lsn] = record.by_range()
         tables = list(view.tables.values())
-        start = Start(incarnation, view.group.start_lsn, tables, is_copied(view), known, ranges)
-        taken = await asyncio.to_thread(self._to.take_over, start, again=self._has_taken_over)
+        start = Start(
+            incarnation,
+            view.group.start_lsn,
+            tables,
+            is_copied(view),
+            younger_snapshots(view),
+            known,
+            ranges,
+        )
+        care = care_of(self._to, self._settings, self._record, group_view)
+        await watched_task(self._to, care.before_rows(view), self._report)
+        take_over = partial(self._to.take_over, start, again=self._has_taken_over)
+        taken = await watched(self._to, take_over, self._report)
         self._to = taken.sink
         self._has_taken_over = True
         log.info(
@@ -204,10 +227,13 @@ class Worker:
         raise superseded(self._to.group, self._to.sink)
 
     async def _reborn(self, group_view: GroupView) -> bool:
-        """Return False when the group has another incarnation than at first."""
-        first = await group_view.wait(lambda _: True)
-        await group_view.wait(lambda now: now.group.incarnation != first.group.incarnation)
-        log.warning("the group was begun anew; so is this sink")
+        """Return False when the group's incarnation, tables or copies are others than at first."""
+        first = await asyncio.shield(self._basis)
+        now = await group_view.wait(lambda now: basis(now) != basis(first))
+        if now.group.incarnation != first.group.incarnation:
+            log.warning("the group was begun anew; so is this sink")
+        else:
+            log.info("tables joined the group, or are copied anew; changes wait meanwhile")
         return False
 
     async def _say_goodbye(self, phase: str) -> None:

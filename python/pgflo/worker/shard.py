@@ -73,6 +73,8 @@ class Shard:
     child: Child | None = None
     queue: deque[Sent] = field(default_factory=deque)
     busy_since: float = 0.0
-    """When it got the oldest step of `queue` to do, by the monotonic clock."""
+    """When it was started, or got the oldest step of `queue` to do, by the monotonic clock."""
+    is_starting: bool = False
+    """Its writer has not taken its row yet."""
     is_open: bool = False
     """Its transaction is begun, and no step has been sent that ends it."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pgflo import errors
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
+from pgflo.supervisor.race import first_of
 from pgflo.worker import writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Done, Moved, Ready, Slice, Step, encode
@@ -71,6 +71,8 @@ class Shards:
         """Called whenever a writer has answered."""
         self.on_reached: Callable[[Reached], None] = lambda _: None
         """Called when all shards have committed more."""
+        self.on_moved: Callable[[], None] = lambda: None
+        """Called when rows of some shards have moved."""
         self._closed = self.reached
         """The same, but where no transaction is open."""
         self._trail: deque[tuple[Mark, int, int]] = deque()
@@ -85,6 +87,8 @@ class Shards:
         for shard in (self.all[number] for number in numbers):
             ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
             begun.append(ready)
+            shard.busy_since = time.monotonic()
+            shard.is_starting = True
             shard.child = await Child.start(
                 f"writer {shard.number}",
                 writer.main,
@@ -113,6 +117,11 @@ class Shards:
         """Whether all rows stand at one position."""
         return len({shard.stored.position for shard in self.all}) == 1
 
+    @property
+    def stored(self) -> list[Mark]:
+        """Where each shard's row stands."""
+        return [shard.stored for shard in self.all]
+
     async def failed(self) -> NoReturn:
         """Raise what ended a writer, as soon as one has ended."""
         failures = [shard.child.failure for shard in self.all if shard.child is not None]
@@ -127,7 +136,7 @@ class Shards:
 
     def busy_s(self) -> float:
         """Give how long the slowest writer has left us without an answer; 0 if none owes one."""
-        busy = [shard.busy_since for shard in self.all if shard.queue]
+        busy = [shard.busy_since for shard in self.all if shard.queue or shard.is_starting]
         return time.monotonic() - min(busy) if busy else 0.0
 
     async def keep_level(self) -> NoReturn:
@@ -293,6 +302,7 @@ class Shards:
             self.under_way.popleft()
         self._answered.set()
         if sent.moved:
+            self.on_moved()
             self._tell_reached()
         self.on_answer()
 
@@ -320,6 +330,7 @@ class Shards:
             raise PgfloError(
                 errors.GROUP_SUPERSEDED, "another worker has begun another incarnation here"
             )
+        shard.is_starting = False
         shard.fence = ready.fence
         shard.stored = shard.sent = shard.told = Mark(
             (ready.commit_lsn, ready.ordinal), ready.end_lsn

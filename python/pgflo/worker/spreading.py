@@ -22,9 +22,10 @@ import structlog
 
 from pgflo import _core
 from pgflo.worker.shard import mark_of
+from pgflo.worker.sifting import sifted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pgflo.sinks.postgres.assignment import Assignment
     from pgflo.sinks.postgres.connection import Destination
@@ -93,8 +94,7 @@ class Split:
 
     async def send(self, cut: Cut) -> None:
         """Send an epoch in slices, or as a barrier."""
-        after = self._shards.last.position
-        bodies, is_barrier = await _in_time(cut, self._splitter, after, self._route)
+        bodies, is_barrier = await _in_time(cut, self._splitter, self._shards, self._route)
         if not is_barrier:
             await self._shards.slices(cut, _prev(cut), bodies)
             return
@@ -145,8 +145,7 @@ class Gather:
 
     async def send(self, cut: Cut) -> None:
         """Send what any shard lacks of an epoch."""
-        after = self._shards.last.position
-        (body,), _ = await _in_time(cut, self._splitter, after, self._route)
+        (body,), _ = await _in_time(cut, self._splitter, self._shards, self._route)
         await self._shards.gathered(cut, _prev(cut), body, self._writer)
         if all(shard.sent.position == mark_of(cut.last).position for shard in self._shards.all):
             await self._shards.wait_idle()
@@ -172,17 +171,22 @@ class _Route(Protocol):
 
 
 async def _in_time(
-    cut: Cut, splitter: _core.Splitter, after: tuple[int, int], route: _Route
+    cut: Cut, splitter: _core.Splitter, shards: Shards, route: _Route
 ) -> tuple[list[bytes | None], bool]:
+    after, snapshots = shards.last.position, shards.to.snapshots
     if sum(unit.size_bytes for unit in cut.units) <= AT_ONCE_BYTES:
-        return _split(cut, splitter, after, route)
-    return await asyncio.to_thread(_split, cut, splitter, after, route)
+        return _split(cut, splitter, after, snapshots, route)
+    return await asyncio.to_thread(_split, cut, splitter, after, snapshots, route)
 
 
 def _split(
-    cut: Cut, splitter: _core.Splitter, after: tuple[int, int], route: _Route
+    cut: Cut,
+    splitter: _core.Splitter,
+    after: tuple[int, int],
+    snapshots: Mapping[int, int],
+    route: _Route,
 ) -> tuple[list[bytes | None], bool]:
-    for body, prev, end in _bodies(cut):
+    for body, prev, end in _bodies(cut, snapshots):
         splitter.load(body, prev, after)
         while (relation := splitter.run()) is not None:
             route(relation)
@@ -190,14 +194,16 @@ def _split(
     return splitter.take()
 
 
-def _bodies(cut: Cut) -> Iterator[tuple[bytes, tuple[int, int], tuple[int, int]]]:
-    """Give each body with the positions where it begins and ends."""
+def _bodies(
+    cut: Cut, snapshots: Mapping[int, int]
+) -> Iterator[tuple[bytes | memoryview, tuple[int, int], tuple[int, int]]]:
+    """Give each body, without what copies hold, and the positions where it begins and ends."""
     for unit in cut.units:
         header = unit.header
         if header.kind == _core.KIND_CHANGES:
             body = b"".join(memoryview(part)[_core.HEADER_BYTES :] for part in unit.envelopes)
             prev = (header.prev_commit_lsn, header.prev_ordinal)
-            yield body, prev, (header.commit_lsn, header.ordinal)
+            yield sifted(body, prev, snapshots), prev, (header.commit_lsn, header.ordinal)
 
 
 def _prev(cut: Cut) -> tuple[int, int]:

@@ -13,7 +13,7 @@ All that is PostgreSQL's. Any other sink has one shard and one row, and nothing 
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,18 +22,20 @@ import structlog
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
-from pgflo.replicator.race import first_of
 from pgflo.sinks.contract import Progress
 from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.placement import Placement
 from pgflo.sinks.postgres.sink import PostgresSink
 from pgflo.sinks.postgres.tables import source_shape
+from pgflo.supervisor.race import first_of
 from pgflo.worker.dispatcher import Dispatcher
+from pgflo.worker.lock_watch import watched
 from pgflo.worker.shards import Shards
 from pgflo.worker.spreading import Gather, Split, Whole
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Mapping, Sequence
 
     from psycopg.rows import TupleRow
@@ -104,17 +106,19 @@ class Streaming:
         await self._dispatch(shards, Whole(shards), stop)
 
     async def _spread(self, to: PostgresSink, stop: asyncio.Event) -> None:
-        stock = await asyncio.to_thread(self._take_stock, to)
+        take_stock = functools.partial(self._take_stock, to)
+        stock = await watched(to, take_stock, self._report)
         if not stock.is_level:
             log.info("shards stand at different positions; first they are made even")
             shards = self._shards(stock.rows)
             await self._dispatch(shards, Gather(shards, stock.stored), stop)
             if stop.is_set() or not shards.is_level:
                 return
-            stock = await asyncio.to_thread(self._take_stock, to)
+            stock = await watched(to, take_stock, self._report)
         rows = stock.rows
         if stock.stored.digest != stock.wanted.digest:
-            rows = await asyncio.to_thread(self._settle, to, stock)
+            settle = functools.partial(self._settle, to, stock)
+            rows = await watched(to, settle, self._report)
         shards = self._shards(rows)
         spreading: Spreading = Whole(shards)
         if stock.wanted.shards > 1:
@@ -128,7 +132,7 @@ class Streaming:
             self._settings,
             shards,
             spreading,
-            self._view.group.start_lsn,
+            self._view.group,
             self._group_view,
             self._report,
             whole_only=self._whole_only,

@@ -27,3 +27,19 @@ def is_described(view: View) -> bool:
     return not is_copied(view) or all(
         table.snapshot_lsn or table.state is TableState.READY for table in view.tables.values()
     )
+
+
+def basis(view: View) -> tuple[str, int, dict[int, int]]:
+    """Tell what the destination is made ready for: incarnation, layout, each table's snapshot."""
+    snapshots = {oid: table.snapshot_lsn for oid, table in view.tables.items()}
+    return view.group.incarnation, view.group.layout, snapshots
+
+
+def younger_snapshots(view: View) -> dict[int, int]:
+    """Give the consistent points of copies that are younger than the change stream's start."""
+    start_lsn = view.group.start_lsn
+    return {
+        oid: table.snapshot_lsn
+        for oid, table in view.tables.items()
+        if table.snapshot_lsn > start_lsn
+    }

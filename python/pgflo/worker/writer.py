@@ -19,6 +19,7 @@ from pgflo.errors import PgfloError
 from pgflo.sinks.contract import Body, Progress
 from pgflo.supervisor.lifeline import die_with_parent
 from pgflo.worker.messages import Done, Failed, Moved, Ready, Slice, Step, decode, encode
+from pgflo.worker.sifting import sifted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +75,7 @@ def _serve(pipe: Connection, to: Sink, shard: int) -> None:
             match message:
                 case Step() as step:
                     envelopes = [pipe.recv_bytes() for _ in range(step.envelopes)]
-                    work = _opened(envelopes, step)
+                    work = _opened(envelopes, step, to.snapshots)
                 case Slice() as part:
                     bodies = [pipe.recv_bytes()] if part.has_body else []
                     work = _sliced(bodies, part)
@@ -121,8 +122,8 @@ class _Work:
     assignment: str = ""
 
 
-def _opened(envelopes: list[bytes], step: Step) -> _Work:
-    """Take the bodies out of envelopes, and join their parts."""
+def _opened(envelopes: list[bytes], step: Step, snapshots: Mapping[int, int]) -> _Work:
+    """Take the bodies out of envelopes, join their parts, leave out what copies hold."""
     bodies: list[Body] = []
     parts: list[memoryview] = []
     end, end_lsn = (0, 0), 0
@@ -136,6 +137,7 @@ def _opened(envelopes: list[bytes], step: Step) -> _Work:
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             prev = (header.prev_commit_lsn, header.prev_ordinal)
             is_closed = not header.transaction_open
+            data = sifted(data, prev, snapshots)
             bodies.append(Body(data, prev, end, end_lsn, header.changes, is_closed))
         parts = []
     return _Work(bodies, end, end_lsn, step.commits, step.rows, step.assignment)

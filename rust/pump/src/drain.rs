@@ -14,6 +14,9 @@ const FIRST_CAPACITY_BYTES: usize = 1024 * 1024;
 const LONGEST_PARTIAL: Duration = Duration::from_millis(50);
 /// An encryption layer holds one packet of at most 16 KiB, and each look takes 8 KiB or all of it.
 const BLIND_LOOKS: u8 = 3;
+/// A look that brings less has caught up with the sender. To go on would be a look for every message,
+/// and each wakes the sender's side as well: a walsender that is chased so takes half as much CPU again.
+const CAUGHT_UP_BYTES: usize = 4096;
 /// What COPY's binary format ends with, in a message of its own.
 const BINARY_TRAILER: &[u8] = b"\xff\xff";
 /// Header and trailer in one message: a binary COPY without rows.
@@ -35,7 +38,7 @@ pub enum Layout {
 pub enum DrainState {
     /// The block is full, or a large message used up the time: there may be more at once.
     More,
-    /// Nothing more until the socket has input: no byte hides in front of it.
+    /// What was there is taken; the socket tells when there is more, for no byte hides in front of it.
     Idle,
     /// The COPY ended; psycopg collects its result, which may be an error.
     End,
@@ -78,6 +81,12 @@ impl Connection {
         }
     }
 
+    /// Whether a look that brought so many bytes had all there was, or nearly so. Not said of an
+    /// encrypted connection that holds bytes or does not tell: the socket would not speak of them.
+    fn has_caught_up(&self, brought_bytes: usize) -> bool {
+        (1..CAUGHT_UP_BYTES).contains(&brought_bytes) && self.has_hidden_input() == Some(false)
+    }
+
     /// Takes messages until `max_bytes` are reached (the last one may exceed it), the stream is idle or
     /// ends. Waits at most `timeout` for input; zero does not wait. Memory: the block, plus what libpq
     /// holds of the largest message.
@@ -92,6 +101,7 @@ impl Connection {
             state: DrainState::Idle,
         };
         let mut looks = 0_u8;
+        let mut looked_at = 0;
         drained.state = loop {
             match self.copy_data() {
                 CopyData::Message(message) => {
@@ -102,6 +112,11 @@ impl Connection {
                     }
                 }
                 CopyData::NotReady => {
+                    let brought = drained.bytes.len() - looked_at;
+                    if layout == Layout::Frames && self.has_caught_up(brought) {
+                        break DrainState::Idle;
+                    }
+                    looked_at = drained.bytes.len();
                     if looks >= self.looks_until_idle() {
                         let patient = layout == Layout::Rows || drained.messages == 0;
                         let until = if patient { deadline } else { started };

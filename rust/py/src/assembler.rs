@@ -42,7 +42,7 @@ impl Assembler {
 #[pymethods]
 impl Assembler {
     #[new]
-    #[pyo3(signature = (incarnation, position, end_lsn, *, target_body_bytes = 262_144, max_body_bytes = 917_504))]
+    #[pyo3(signature = (incarnation, position, end_lsn, *, target_body_bytes = 262_144, max_body_bytes = 917_504, layout = 0))]
     fn new(
         py: Python<'_>,
         #[pyo3(from_py_with = incarnation_argument)] incarnation: [u8; 16],
@@ -50,12 +50,14 @@ impl Assembler {
         end_lsn: u64,
         target_body_bytes: usize,
         max_body_bytes: usize,
+        layout: u32,
     ) -> PyResult<Self> {
         let position = Position::new(Lsn(position.0), position.1);
         let inner = boundary::run(py, || {
             let sizes = Sizes::new(target_body_bytes, max_body_bytes)?;
             core::Assembler::new(incarnation, position, Lsn(end_lsn), sizes)
-        })?;
+        })?
+        .with_layout(layout);
         Ok(Self {
             inner: Mutex::new(inner),
         })

@@ -114,6 +114,11 @@ impl Header {
     }
 
     #[getter]
+    const fn binary(&self) -> bool {
+        self.0.copy.is_binary
+    }
+
+    #[getter]
     const fn rows(&self) -> u64 {
         self.0.copy.rows
     }
@@ -121,6 +126,11 @@ impl Header {
     #[getter]
     const fn total_rows(&self) -> u64 {
         self.0.copy.total_rows
+    }
+
+    #[getter]
+    const fn layout(&self) -> u32 {
+        self.0.layout
     }
 
     #[getter]

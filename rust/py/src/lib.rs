@@ -46,7 +46,7 @@ mod _core {
     #[pymodule_export]
     use crate::assembler::Assembler;
     #[pymodule_export]
-    use crate::copy::CopyPacker;
+    use crate::copy::{BinaryToText, CopyPacker, has_binary_form};
     #[pymodule_export]
     use crate::envelope::{Envelope, Header, read_header};
     #[pymodule_export]
@@ -67,7 +67,7 @@ mod _core {
     #[pymodule_export]
     use crate::replay::{Replay, Statement};
     #[pymodule_export]
-    use crate::split::Splitter;
+    use crate::split::{Splitter, sift};
     #[pymodule_export]
     const HASH_VERSION: u32 = pgflo_core::apply::split::HASH_VERSION;
     #[pymodule_export]

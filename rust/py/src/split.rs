@@ -1,12 +1,13 @@
-//! `Splitter`: the bodies of an epoch into one body for each shard.
+//! `Splitter`: the bodies of an epoch into one body for each shard. `sift`: a body without what copies hold.
 //!
 //! Upstream: the worker's dispatcher, which also says where each table goes. Downstream:
-//! `pgflo_core::apply::split`, and writers, which replay the slices.
+//! `pgflo_core::apply`, and writers, which replay the slices.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 
-use pgflo_core::CoreError;
 use pgflo_core::apply::split::{self, Route};
+use pgflo_core::{CoreError, Lsn, apply};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -104,4 +105,26 @@ impl Splitter {
             work,
         )
     }
+}
+
+/// Leaves out what the tables' copies hold already; None: nothing.
+#[pyfunction]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments are extracted from Python, by value"
+)]
+pub fn sift(
+    py: Python<'_>,
+    body: Bytes,
+    prev: (u64, u64),
+    snapshots: HashMap<u32, u64>,
+) -> PyResult<Option<Py<PyBytes>>> {
+    let sifted = boundary::run(py, || {
+        let snapshots: HashMap<u32, Lsn> = snapshots
+            .into_iter()
+            .map(|(oid, lsn)| (oid, Lsn(lsn)))
+            .collect();
+        apply::sift(body.as_ref(), position(prev), &snapshots)
+    })?;
+    Ok(sifted.map(|body| PyBytes::new(py, &body).unbind()))
 }

@@ -115,6 +115,8 @@ class Destination:
     owner: uuid.UUID
     through_root: frozenset[int] = frozenset()
     """Source oids of partitions that this database has not, or has with other bounds."""
+    snapshots: Mapping[int, int] = field(default_factory=dict)
+    """Source oids of tables copied after the stream's start, with their consistent points."""
 
     def connect(self, role: str, *, warn: bool = False) -> psycopg.Connection[TupleRow]:
         """Open an autocommit session with pinned settings; `role` is unique in this run.
@@ -149,7 +151,12 @@ class Destination:
         Call it after the progress row was taken: whatever those sessions hold can no longer commit,
         only block. Returns how many there were.
         """
-        return _terminate(conn, f"{self._name_prefix()} ", spare=f" {self._run_name()} ")
+        return _terminate(conn, self.sink_prefix, spare=f" {self._run_name()} ")
+
+    @property
+    def sink_prefix(self) -> str:
+        """How the application names of this sink's sessions begin, those of former runs too."""
+        return f"{self._name_prefix()} "
 
     @property
     def session_prefix(self) -> str:

@@ -1,6 +1,7 @@
-"""Which sessions of this run wait for a lock at the destination, and who holds it.
+"""Which sessions of this sink wait at the destination: for a lock and who holds it, for a standby.
 
-Upstream: `worker.lock_watch`, through a connection of its own. Downstream: the server's lock table.
+Upstream: `worker.lock_watch`, through a connection of its own. Downstream: the server's lock table
+and its list of sessions.
 Invariant: of another session's query only the command is told, one or two words out of a fixed
 list. The rest may hold row values or passwords, and cutting literals out of any dialect of quoting
 is not safe enough; names of sessions, roles and tables are what an operator needs to act.
@@ -22,7 +23,9 @@ WAITS_QUERY = """
 SELECT l.pid, extract(epoch FROM clock_timestamp() - l.waitstart)::float8,
     coalesce(l.relation, (SELECT min(t.relation::oid::int8)::oid FROM pg_locks t
         WHERE t.pid = l.pid AND t.locktype = 'tuple'))::regclass::text,
-    blocker.pid, b.usename, b.application_name, coalesce(b.state, b.backend_type),
+    blocker.pid, b.usename, b.application_name,
+    CASE b.wait_event WHEN 'SyncRep' THEN 'waiting for a synchronous standby'
+        ELSE coalesce(b.state, b.backend_type) END,
     extract(epoch FROM clock_timestamp() - b.xact_start)::float8, b.query
 FROM pg_stat_activity a
 JOIN pg_locks l ON l.pid = a.pid AND NOT l.granted
@@ -32,6 +35,16 @@ WHERE starts_with(a.application_name, %s)
     AND l.waitstart <= clock_timestamp() - make_interval(secs => %s)
 ORDER BY l.pid, blocker.pid
 """
+
+STANDBY_WAITS_QUERY = """
+SELECT pid, extract(epoch FROM clock_timestamp() - query_start)::float8,
+    current_setting('synchronous_standby_names')
+FROM pg_stat_activity
+WHERE starts_with(application_name, %s) AND wait_event = 'SyncRep'
+    AND query_start <= clock_timestamp() - make_interval(secs => %s)
+ORDER BY pid
+"""
+"""A commit begins to wait as soon as it is sent, or nearly so: nothing tells since when."""
 
 COMMAND = re.compile(
     r"(?:ALTER|CREATE|DROP|REFRESH|REINDEX)\s+(?:DATABASE|INDEX|MATERIALIZED|SCHEMA|TABLE|VIEW)\b"
@@ -85,6 +98,33 @@ class LockWait:
     def __str__(self) -> str:
         what = f"a lock on {self.relation}" if self.relation else "a lock"
         return f"{what}, held by {'; '.join(map(str, self.blockers))}"
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyWait:
+    """A session of this sink whose commit is done and waits for a standby to have it as well."""
+
+    pid: int
+    seconds: float
+    standbys: str
+    """The server's setting `synchronous_standby_names`."""
+
+    def __str__(self) -> str:
+        return (
+            "a synchronous standby to confirm a commit"
+            f" (synchronous_standby_names = '{self.standbys}')"
+        )
+
+
+def standby_waits(
+    conn: psycopg.Connection[TupleRow], to: Destination, at_least_s: float
+) -> list[StandbyWait]:
+    """Find commits that take `at_least_s` seconds already for a standby.
+
+    Those of former runs too: they hold what this run has to take over.
+    """
+    rows = conn.execute(STANDBY_WAITS_QUERY, (to.sink_prefix, at_least_s))
+    return [StandbyWait(pid, wait_s, standbys) for pid, wait_s, standbys in rows]
 
 
 def lock_waits(

@@ -1,9 +1,13 @@
-"""Makes the destination's tables ready for a group's first row, or for an incarnation's.
+"""Makes the destination's tables ready for a group's first row, an incarnation's, or a new copy's.
 
 Upstream: the worker, which holds the lease and has read the group's record. Downstream: catalog,
 truncate, progress.
 Invariant: preparing is one transaction. Before it the tables and the progress row are as they were;
 after it the tables hold no rows of a former copy, and the progress row stands at the new start.
+
+Within an incarnation single tables may be copied anew, or join. They are emptied in the same way,
+while nothing is applied; `copies` remembers for which snapshot that was done, so that it happens
+once, and ranges of another one are refused.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import psycopg
+import structlog
 from psycopg import sql
 
-from pgflo import errors
+from pgflo import _core, errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.catalog import Table, find_table, is_cut_otherwise
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from pgflo.sinks.postgres.connection import Destination
+
+log = structlog.get_logger("pgflo.sinks.postgres")
 
 NotEmpty = Literal["error", "truncate", "append"]
 
@@ -46,6 +53,8 @@ class SourceTable:
     """Whether its rows are copied first, so that it must be empty."""
     bounds: str = ""
     """Which rows of its root it holds, as an SQL condition; empty if that is not known."""
+    snapshot_lsn: int = 0
+    """Consistent point of its copy."""
 
     @property
     def label(self) -> str:
@@ -76,10 +85,12 @@ def prepare(
         to.end_former_runs(conn)
         found = find_tables(conn, tables)
         if rows and rows[0].incarnation == incarnation:
+            _renew(conn, to, tables, found, incarnation, not_empty)
             return False
         with conn.transaction():
             _empty(conn, to, tables, found, not_empty)
             progress.begin_incarnation(conn, to, incarnation, start_lsn)
+            _forget(conn, to)
             _remember(conn, to, tables, found, incarnation)
     except psycopg.Error as error:
         raise failure(error, "cannot prepare the destination") from error
@@ -166,6 +177,40 @@ def _empty(
     truncate(conn, doomed, restart_identity=False)
 
 
+def _renew(
+    conn: psycopg.Connection[TupleRow],
+    to: Destination,
+    tables: Sequence[SourceTable],
+    found: dict[int, Table],
+    incarnation: uuid.UUID,
+    not_empty: NotEmpty,
+) -> None:
+    """Empty the tables whose copy is another one than the destination was made ready for."""
+    begun = {
+        oid: _core.lsn_parse(snapshot)
+        for oid, snapshot in conn.execute(
+            "SELECT relation_oid, snapshot_lsn::text FROM pgflo.copies"
+            " WHERE group_name = %s AND sink = %s AND incarnation = %s",
+            (to.group, to.sink, incarnation),
+        )
+    }
+    stale = [t for t in tables if t.copied and begun.get(t.oid) != t.snapshot_lsn]
+    if not stale:
+        return
+    kept = {found[t.oid].oid for t in tables if t not in stale}
+    if shared := [t.label for t in stale if found[t.oid].oid in kept]:
+        raise PgfloError(
+            errors.SINK_REFUSED,
+            f"{', '.join(shared)} is copied anew into a table that holds the rows of others",
+            hint="`pgflo replicate --restart` copies the group anew.",
+        )
+    with conn.transaction():
+        _empty(conn, to, stale, found, not_empty)
+        progress.hold(conn, to, incarnation)
+        _remember(conn, to, stale, found, incarnation)
+    log.info("tables are copied anew", tables=", ".join(table.label for table in stale))
+
+
 def _remember(
     conn: psycopg.Connection[TupleRow],
     to: Destination,
@@ -173,15 +218,39 @@ def _remember(
     found: dict[int, Table],
     incarnation: uuid.UUID,
 ) -> None:
-    conn.execute(
-        "DELETE FROM pgflo.copied_tables WHERE group_name = %s AND sink = %s", (to.group, to.sink)
-    )
-    destinations = {_label(found[table.oid]) for table in tables if table.copied}
+    """Note which tables hold rows of ours, and of which copy; ranges of former copies go."""
+    copied = [table for table in tables if table.copied]
+    ids = {"group": to.group, "sink": to.sink, "incarnation": incarnation}
+    oids = {**ids, "oids": [table.oid for table in copied]}
     conn.execute(
         "INSERT INTO pgflo.copied_tables (group_name, sink, destination, incarnation)"
-        " SELECT %s, %s, unnest(%s::text[]), %s",
-        (to.group, to.sink, sorted(destinations), incarnation),
+        " SELECT %(group)s, %(sink)s, unnest(%(names)s::text[]), %(incarnation)s"
+        " ON CONFLICT (group_name, sink, destination) DO UPDATE"
+        " SET incarnation = excluded.incarnation",
+        {**ids, "names": sorted({_label(found[table.oid]) for table in copied})},
     )
+    conn.execute(
+        "DELETE FROM pgflo.copied_ranges WHERE group_name = %(group)s AND sink = %(sink)s"
+        " AND incarnation = %(incarnation)s AND relation_oid = ANY (%(oids)s)",
+        oids,
+    )
+    conn.execute(
+        "INSERT INTO pgflo.copies (group_name, sink, relation_oid, incarnation, snapshot_lsn)"
+        " SELECT %(group)s, %(sink)s, oid, %(incarnation)s, snapshot"
+        " FROM unnest(%(oids)s::bigint[], %(snapshots)s::pg_lsn[]) AS c(oid, snapshot)"
+        " ON CONFLICT (group_name, sink, relation_oid) DO UPDATE"
+        " SET incarnation = excluded.incarnation, snapshot_lsn = excluded.snapshot_lsn",
+        {**oids, "snapshots": [_core.lsn_format(table.snapshot_lsn) for table in copied]},
+    )
+
+
+def _forget(conn: psycopg.Connection[TupleRow], to: Destination) -> None:
+    """Forget what former incarnations copied: it is gone from the tables."""
+    for statement in (
+        "DELETE FROM pgflo.copied_tables WHERE group_name = %s AND sink = %s",
+        "DELETE FROM pgflo.copies WHERE group_name = %s AND sink = %s",
+    ):
+        conn.execute(statement, (to.group, to.sink))
 
 
 def _has_rows(conn: psycopg.Connection[TupleRow], table: Table) -> bool:

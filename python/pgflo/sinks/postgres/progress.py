@@ -13,7 +13,7 @@ The rules that make the effect exactly-once:
 - A transaction with rows moves the row by UPDATE … WHERE fence = mine AND position = where I
   started. No row: somebody else took over, and the transaction must be rolled back.
 - A range's rows are committed together with its row in `copied_ranges`, whose key forbids a
-  second.
+  second, and only while `copies` says that the table is to hold the rows of that snapshot.
 - Who locks several rows does so in the order of their shards, so that nobody waits in a circle.
 - A row that is made has a fence above all that were there, so that no former holder fits it.
 """
@@ -58,9 +58,20 @@ SCHEMA_STATEMENTS = (
         group_name text, sink text, destination text, incarnation uuid NOT NULL,
         PRIMARY KEY (group_name, sink, destination)
     )""",
+    """CREATE TABLE IF NOT EXISTS pgflo.copies (
+        group_name text, sink text, relation_oid bigint, incarnation uuid NOT NULL,
+        snapshot_lsn pg_lsn NOT NULL, PRIMARY KEY (group_name, sink, relation_oid)
+    )""",
     """CREATE TABLE IF NOT EXISTS pgflo.assignment (
         group_name text, sink text, shards int NOT NULL, hash_version int NOT NULL,
         tables jsonb NOT NULL, digest text NOT NULL, PRIMARY KEY (group_name, sink)
+    )""",
+    # Parts of the schema that are yet to be made: `pgflo.schema.ledger`.
+    """CREATE TABLE IF NOT EXISTS pgflo.schema_parts (
+        group_name text, sink text, number int, incarnation uuid NOT NULL, stage int NOT NULL,
+        place int NOT NULL, label text NOT NULL, statements text NOT NULL, needs int[] NOT NULL,
+        tables int[] NOT NULL, exclusive bool NOT NULL, done_at timestamptz,
+        PRIMARY KEY (group_name, sink, number)
     )""",
 )
 
@@ -80,7 +91,10 @@ WHERE_HELD = sql.SQL(
 
 def create_schema(conn: psycopg.Connection[TupleRow]) -> None:
     """Create schema `pgflo` and its tables where they are missing; needs CREATE only then."""
-    found = conn.execute("SELECT to_regclass('pgflo.assignment') IS NOT NULL").fetchone()
+    found = conn.execute(
+        "SELECT to_regclass('pgflo.copies') IS NOT NULL"
+        " AND to_regclass('pgflo.schema_parts') IS NOT NULL"
+    ).fetchone()
     if found == (True,):
         return
     with conn.transaction():
@@ -181,6 +195,17 @@ def begin_incarnation(
     )
 
 
+def hold(conn: psycopg.Connection[TupleRow], to: Destination, incarnation: uuid.UUID) -> None:
+    """Keep the rows ours, at this incarnation, until the commit. Raises GROUP_SUPERSEDED."""
+    held = conn.execute(
+        "SELECT FROM pgflo.progress WHERE group_name = %s AND sink = %s AND owner = %s"
+        " AND incarnation = %s ORDER BY shard FOR UPDATE",
+        (to.group, to.sink, to.owner, incarnation),
+    )
+    if held.rowcount == 0:
+        raise superseded(to)
+
+
 def start_streaming(conn: psycopg.Connection[TupleRow], to: Destination, start_lsn: int) -> None:
     """Say that every row of the copy is there: from now on end_lsn names a state of the source."""
     with conn.transaction():
@@ -192,6 +217,15 @@ def start_streaming(conn: psycopg.Connection[TupleRow], to: Destination, start_l
         )
     if moved.rowcount == 0:
         raise superseded(to)
+
+
+def is_streaming(conn: psycopg.Connection[TupleRow], to: Destination) -> bool:
+    """Whether `start_streaming` was called for this incarnation."""
+    found = conn.execute(
+        "SELECT FROM pgflo.progress WHERE group_name = %s AND sink = %s AND end_lsn > '0/0'",
+        (to.group, to.sink),
+    )
+    return found.rowcount > 0
 
 
 def move(

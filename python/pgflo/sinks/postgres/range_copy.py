@@ -3,8 +3,9 @@
 Upstream: a copy writer process hands over the parts of a lane, one after the other. Downstream:
 COPY … FROM STDIN at the destination.
 Invariant: a range is committed once, with as many rows as the source counted, and only while the
-run and the incarnation stand in the progress row. In any doubt it is rolled back, and an attempt
-that follows does it again. The table's lock comes before the progress row's, as in `prepare`.
+run and the incarnation stand in the progress row, and the range's snapshot in the table's row of
+`copies`. In any doubt it is rolled back, and an attempt
+that follows does it again. The table's lock comes before those of the rows, as in `prepare`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from pgflo.broker.records import TableRecord
     from pgflo.sinks.contract import Range
+    from pgflo.sinks.postgres.catalog import Table
     from pgflo.sinks.postgres.connection import Destination
 
 
@@ -41,11 +44,36 @@ class Target:
     columns: tuple[str, ...]
     snapshot_lsn: int
     """Consistent point of the snapshot that its rows are copied in; no other's are taken."""
+    source_types: tuple[int, ...]
+    """OIDs of the columns' types at the source."""
+    takes_binary: bool
+    """Its columns have the same types: rows in binary mean here what they mean there."""
 
     @property
     def label(self) -> str:
         """schema.table, for people."""
         return f"{self.schema}.{self.name}"
+
+
+BINARY_TWINS = {1043: 25}
+"""Types whose binary form is that of another: varchar, text."""
+
+
+def target_of(table: TableRecord, found: Table) -> Target:
+    """Tell where the rows of a source table go: into `found`."""
+    types = tuple(column.type_oid for column in table.columns)
+    own = (found.columns[column.name].type_oid for column in table.columns)
+    return Target(
+        found.schema,
+        found.name,
+        tuple(column.name for column in table.columns),
+        table.snapshot_lsn,
+        types,
+        takes_binary=all(
+            BINARY_TWINS.get(theirs, theirs) == BINARY_TWINS.get(ours, ours)
+            for theirs, ours in zip(types, own, strict=True)
+        ),
+    )
 
 
 class AbandonedError(Exception):
@@ -66,6 +94,8 @@ class RangeCopy:
         self._cursor: psycopg.Cursor[TupleRow] | None = None
         self._context: AbstractContextManager[psycopg.Copy] | None = None
         self._copy: psycopg.Copy | None = None
+        self._to_text: _core.BinaryToText | None = None
+        """For rows in binary that the destination would read as others."""
 
     def is_known(self, wanted: Range) -> bool:
         """Whether the range is committed already."""
@@ -77,19 +107,26 @@ class RangeCopy:
         )
         return found.rowcount > 0
 
-    def begin(self, wanted: Range, target: Target) -> None:
-        """Begin the COPY of a range that is not known. Raises `PgfloError`, as `write` does."""
-        with _naming(wanted, target):
-            self._begin(wanted, target)
+    def begin(self, wanted: Range, target: Target, *, is_binary: bool) -> None:
+        """Begin the COPY of a range that is not known, whose rows come in this format.
 
-    def _begin(self, wanted: Range, target: Target) -> None:
+        Raises `PgfloError`, as `write` does.
+        """
+        self._to_text = None
+        if is_binary and not target.takes_binary:
+            self._to_text = _core.BinaryToText(list(target.source_types))
+        with _naming(wanted, target):
+            self._begin(wanted, target, is_binary=is_binary and self._to_text is None)
+
+    def _begin(self, wanted: Range, target: Target, *, is_binary: bool) -> None:
         self._conn.execute("BEGIN")
         self._cursor = self._conn.cursor()
         # Entered here, left in `commit` or `abandon`; it ends the COPY when nobody holds it.
         self._context = self._cursor.copy(
-            sql.SQL("COPY {} ({}) FROM STDIN").format(
+            sql.SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(
                 sql.Identifier(target.schema, target.name),
                 sql.SQL(", ").join(map(sql.Identifier, target.columns)),
+                sql.SQL("binary" if is_binary else "text"),
             )
         )
         self._copy = self._context.__enter__()
@@ -101,7 +138,7 @@ class RangeCopy:
             message = "no range is begun"
             raise RuntimeError(message)
         with _naming(self._range, self._target):
-            self._copy.write(rows)
+            self._copy.write(self._to_text.feed(rows) if self._to_text else rows)
 
     def commit(self, total_rows: int) -> None:
         """End the COPY, check, book and commit the range.
@@ -113,6 +150,8 @@ class RangeCopy:
             message = "no range is begun"
             raise RuntimeError(message)
         self._context = self._copy = self._cursor = self._range = None
+        if self._to_text is not None:
+            self._to_text.finish()
         with _naming(done, target):
             context.__exit__(None, None, None)
             try:
@@ -148,14 +187,20 @@ class RangeCopy:
             self._conn.execute("ROLLBACK")
 
     def _hold_run(self, done: Range) -> None:
-        """Keep the progress row ours until the commit."""
+        """Keep the progress row ours, and the table this copy's, until the commit."""
         held = self._conn.execute(
             "SELECT FROM pgflo.progress WHERE group_name = %(group)s AND sink = %(sink)s"
             " AND shard = %(shard)s AND incarnation = %(incarnation)s AND owner = %(owner)s"
             " FOR SHARE",
             {**self._ids(done), "shard": progress.FIRST, "owner": self._to.owner},
         )
-        if held.rowcount != 1:
+        fits = self._conn.execute(
+            "SELECT FROM pgflo.copies WHERE group_name = %(group)s AND sink = %(sink)s"
+            " AND relation_oid = %(oid)s AND incarnation = %(incarnation)s"
+            " AND snapshot_lsn = %(snapshot)s FOR SHARE",
+            self._ids(done),
+        )
+        if held.rowcount != 1 or fits.rowcount != 1:
             raise progress.superseded(self._to)
 
     def _ids(self, wanted: Range) -> dict[str, object]:

@@ -17,7 +17,7 @@ from pgflo.sinks.contract import Taken
 from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.connection import Destination, failure
 from pgflo.sinks.postgres.prepare import find_tables, prepare, tables_through_root
-from pgflo.sinks.postgres.range_copy import RangeCopy, Target, copied_ranges
+from pgflo.sinks.postgres.range_copy import RangeCopy, Target, copied_ranges, target_of
 from pgflo.sinks.postgres.tables import source_table
 from pgflo.sinks.postgres.transaction import Transactions
 
@@ -58,7 +58,7 @@ class PostgresSink(Destination):
             )
             through_root = tables_through_root(conn, tables)
         roots = {table.oid: table.root for table in start.tables if table.root}
-        sink = replace(self, through_root=through_root, roots=roots)
+        sink = replace(self, through_root=through_root, roots=roots, snapshots=start.snapshots)
         return Taken(sink, (start.start_lsn, 0), start.start_lsn, has_begun)
 
     def copied_ranges(self, incarnation: uuid.UUID) -> Ranges:
@@ -70,15 +70,7 @@ class PostgresSink(Destination):
         """Find the destination's tables."""
         with self.connect("copy") as conn:
             found = find_tables(conn, [source_table(table, copied=True) for table in tables])
-        return {
-            table.oid: Target(
-                found[table.oid].schema,
-                found[table.oid].name,
-                tuple(column.name for column in table.columns),
-                table.snapshot_lsn,
-            )
-            for table in tables
-        }
+        return {table.oid: target_of(table, found[table.oid]) for table in tables}
 
     def start_streaming(self, start_lsn: int) -> None:
         """Say in all rows that the copy is complete."""

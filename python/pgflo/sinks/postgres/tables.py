@@ -25,6 +25,7 @@ def source_table(table: TableRecord, *, copied: bool) -> SourceTable:
         columns=tuple(column.name for column in table.columns),
         copied=copied,
         bounds=table.bounds,
+        snapshot_lsn=table.snapshot_lsn,
     )
 
 

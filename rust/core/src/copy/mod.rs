@@ -1,5 +1,12 @@
-//! COPY rows on their way from one server to the other, unparsed.
+//! COPY rows on their way from one server to the other.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `pack` | rows, unparsed, into envelopes |
+//! | `binary` | rows of the binary format as rows of the text format, for whoever reads values |
 
+pub mod binary;
 pub mod pack;
 
+pub use binary::{BinaryToText, has_text};
 pub use pack::CopyPacker;

@@ -19,7 +19,7 @@ pub struct CopyPacker {
 }
 
 impl CopyPacker {
-    /// Starts an attempt. Of `attempt`, relation, range, attempt number and snapshot are used.
+    /// Starts an attempt. Of `attempt`, relation, range, attempt number, snapshot and format are used.
     #[must_use]
     pub fn new(incarnation: [u8; 16], attempt: CopyFields, sizes: Sizes) -> Self {
         let CopyFields {
@@ -27,6 +27,7 @@ impl CopyPacker {
             range_no,
             attempt,
             snapshot_lsn,
+            is_binary,
             ..
         } = attempt;
         let copy = CopyFields {
@@ -34,6 +35,7 @@ impl CopyPacker {
             range_no,
             attempt,
             snapshot_lsn,
+            is_binary,
             ..CopyFields::default()
         };
         Self {

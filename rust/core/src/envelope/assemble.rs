@@ -79,6 +79,13 @@ impl Assembler {
         })
     }
 
+    /// Marks the chain from here on with the layout of the group's tables.
+    #[must_use]
+    pub const fn with_layout(mut self, layout: u32) -> Self {
+        self.writer.set_layout(layout);
+        self
+    }
+
     /// Takes a block of frames, gives the envelopes that got full. Copies each message once.
     pub fn feed(&mut self, block: &[u8]) -> Result<Vec<Envelope>, CoreError> {
         self.refuse_after_error()?;

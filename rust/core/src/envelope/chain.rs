@@ -16,6 +16,8 @@ pub struct Envelope {
 /// The end of the chain.
 pub(super) struct Chain {
     incarnation: [u8; 16],
+    /// Of the group's tables, as its envelopes tell it.
+    pub(super) layout: u32,
     position: Position,
     end_lsn: Lsn,
 }
@@ -24,6 +26,7 @@ impl Chain {
     pub(super) const fn new(incarnation: [u8; 16], position: Position, end_lsn: Lsn) -> Self {
         Self {
             incarnation,
+            layout: 0,
             position,
             end_lsn,
         }
@@ -42,6 +45,7 @@ impl Chain {
             prev,
             position,
             end_lsn,
+            layout: self.layout,
             ..Header::new(kind, self.incarnation)
         }
     }

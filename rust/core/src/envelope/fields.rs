@@ -45,6 +45,8 @@ pub struct CopyFields {
     pub total_rows: u64,
     /// Whether this is the last envelope of the attempt.
     pub is_final: bool,
+    /// Whether the rows are those of COPY's binary format; of its text format otherwise.
+    pub is_binary: bool,
 }
 
 /// A header. `body_bytes` is set by [`Header::seal`].
@@ -70,6 +72,8 @@ pub struct Header {
     pub part: u32,
     /// Pieces of the body.
     pub parts: u32,
+    /// Number of the layout of the group's tables under which it was published.
+    pub layout: u32,
     /// Zero unless the kind is copy.
     pub copy: CopyFields,
     /// Length of the body behind this header.
@@ -91,6 +95,7 @@ impl Header {
             changes: 0,
             part: 0,
             parts: 1,
+            layout: 0,
             copy: CopyFields::default(),
             body_bytes: 0,
         }
@@ -120,6 +125,7 @@ impl Header {
             (is_copy || self.prev <= self.position, "position"),
             (!is_copy || chain_is_blank, "position of a copy"),
             (is_copy || self.copy == blank.copy, "copy fields"),
+            (!is_copy || self.layout == 0, "layout of a copy"),
             (self.part < self.parts, "part"),
             (self.parts == 1 || self.changes == 1, "parts"),
             (self.kind == Kind::Changes || self.parts == 1, "parts"),

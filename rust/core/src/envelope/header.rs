@@ -5,7 +5,7 @@
 //!      0     4 magic "pgfl"                                      x         x       x
 //!      4     1 format, 1                                         x         x       x
 //!      5     1 kind: 1 changes, 2 watermark, 3 copy              x         x       x
-//!      6     2 flags: 1 transaction_open, 2 final                1                 2
+//!      6     2 flags: 1 transaction_open, 2 final, 4 binary      1               2, 4
 //!      8     4 body_bytes                                        x         0       x
 //!     12     4 CRC-32C of the header with these bytes zero,
 //!              then the body                                     x         x       x
@@ -27,6 +27,8 @@
 //!    112     8 snapshot_lsn                                                        x
 //!    120     8 rows                                                                x
 //!    128     8 total_rows (final part only)                                        x
+//!    136     4 layout: of the group's tables when it was
+//!              published                                         x         x
 //! ```
 //!
 //! What a kind does not use is 0. A body that is too large for one envelope comes in `parts` pieces which
@@ -38,12 +40,13 @@ use crate::lsn::{Lsn, Position};
 use crate::pgoutput::cursor::Cursor;
 
 /// Length of a header; the body starts here.
-pub const HEADER_BYTES: usize = 136;
+pub const HEADER_BYTES: usize = 140;
 const MAGIC: [u8; 4] = *b"pgfl";
 const FORMAT: u8 = 1;
 const CHECKSUM_OFFSET: usize = 12;
 const FLAG_TRANSACTION_OPEN: u16 = 1;
 const FLAG_FINAL: u16 = 2;
+const FLAG_BINARY: u16 = 4;
 
 impl Header {
     /// Writes this header over the first [`HEADER_BYTES`] of `envelope`, whose rest is the body, with
@@ -63,7 +66,8 @@ impl Header {
     fn encode(&self, checksum: u32) -> Vec<u8> {
         let flag = |set: bool, bit: u16| if set { bit } else { 0 };
         let flags = flag(self.transaction_open, FLAG_TRANSACTION_OPEN)
-            | flag(self.copy.is_final, FLAG_FINAL);
+            | flag(self.copy.is_final, FLAG_FINAL)
+            | flag(self.copy.is_binary, FLAG_BINARY);
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         bytes.extend(MAGIC);
         bytes.extend([FORMAT, self.kind as u8]);
@@ -92,6 +96,7 @@ impl Header {
         for number in [copy.snapshot_lsn.0, copy.rows, copy.total_rows] {
             bytes.extend(number.to_be_bytes());
         }
+        bytes.extend(self.layout.to_be_bytes());
         bytes
     }
 
@@ -132,7 +137,7 @@ impl Header {
         let allowed = match kind {
             Kind::Changes => FLAG_TRANSACTION_OPEN,
             Kind::Watermark => 0,
-            Kind::Copy => FLAG_FINAL,
+            Kind::Copy => FLAG_FINAL | FLAG_BINARY,
         };
         if flags & !allowed != 0 {
             return Ok(Err(EnvelopeError::UnknownFlags(flags)));
@@ -140,6 +145,7 @@ impl Header {
         let mut header = Self::new(kind, [0; 16]);
         header.transaction_open = flags & FLAG_TRANSACTION_OPEN != 0;
         header.copy.is_final = flags & FLAG_FINAL != 0;
+        header.copy.is_binary = flags & FLAG_BINARY != 0;
         header.body_bytes = cursor.u32()?;
         let checksum = cursor.u32()?;
         header.incarnation.copy_from_slice(cursor.take(16)?);
@@ -157,6 +163,7 @@ impl Header {
         header.copy.snapshot_lsn = Lsn(cursor.u64()?);
         header.copy.rows = cursor.u64()?;
         header.copy.total_rows = cursor.u64()?;
+        header.layout = cursor.u32()?;
         cursor.finish()?;
         Ok(Ok((header, checksum)))
     }
@@ -203,6 +210,7 @@ mod tests {
             changes: 1,
             part: 8,
             parts: 9,
+            layout: 10,
             ..Header::new(Kind::Changes, *b"0123456789abcdef")
         }
     }
@@ -217,6 +225,7 @@ mod tests {
             rows: 6,
             total_rows: 7,
             is_final: true,
+            is_binary: true,
         };
         Header {
             copy,
@@ -316,6 +325,7 @@ mod tests {
         for (header, what) in cases {
             let mut header = header;
             header.copy.is_final = header.kind == Kind::Copy;
+            header.copy.is_binary = header.kind == Kind::Copy;
             let (_, envelope) = sealed(header, b"");
             assert_eq!(
                 Header::read(&envelope, true),

@@ -62,6 +62,11 @@ impl Writer {
         }
     }
 
+    /// Marks what is written from now on with a layout.
+    pub(super) const fn set_layout(&mut self, layout: u32) {
+        self.chain.layout = layout;
+    }
+
     pub(super) const fn position(&self) -> Position {
         self.position
     }

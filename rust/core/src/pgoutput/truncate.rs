@@ -9,6 +9,8 @@ use crate::error::Reason;
 
 const CASCADE: u8 = 1;
 const RESTART_IDENTITY: u8 = 2;
+/// Behind the type byte and the count.
+const OPTIONS_OFFSET: usize = 5;
 
 /// Tables emptied together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,18 @@ impl<'a> Truncate<'a> {
             restart_identity,
             oids,
         })
+    }
+
+    /// The same message for other tables; `bytes` is the whole of it, type byte first.
+    #[must_use]
+    pub fn encode(bytes: &[u8], oids: &[u32]) -> Vec<u8> {
+        let options = bytes.get(OPTIONS_OFFSET).copied().unwrap_or_default();
+        let count = u32::try_from(oids.len()).unwrap_or(u32::MAX);
+        let mut message = vec![b'T'];
+        message.extend(count.to_be_bytes());
+        message.push(options);
+        message.extend(oids.iter().flat_map(|oid| oid.to_be_bytes()));
+        message
     }
 
     /// The tables, in the server's order.

@@ -11,5 +11,6 @@ mod splitter;
 mod table;
 
 pub use key::HASH_VERSION;
+pub(super) use slice::Slice;
 pub use splitter::{Slices, Splitter};
 pub use table::Route;

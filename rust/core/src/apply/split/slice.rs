@@ -1,4 +1,5 @@
-//! One shard's slice under construction: an ordinary body with gaps in its ordinals.
+//! A part of a body under construction (one shard's slice, or what sifting keeps): an ordinary body with
+//! gaps in its ordinals.
 //!
 //! Invariant: a walk that starts where the epoch starts finds each change at the position it has in the
 //! whole. Transactions without a change of this shard are left out; one that goes on in the next body of
@@ -8,7 +9,7 @@ use crate::apply::walk::SKIP;
 use crate::lsn::{Lsn, Position};
 
 #[derive(Debug, Default)]
-pub(super) struct Slice {
+pub(in crate::apply) struct Slice {
     bytes: Vec<u8>,
     /// Where a walk stands at its end.
     position: Position,
@@ -18,12 +19,12 @@ pub(super) struct Slice {
 
 impl Slice {
     /// Starts where the epoch starts.
-    pub(super) const fn start(&mut self, prev: Position) {
+    pub(in crate::apply) const fn start(&mut self, prev: Position) {
         self.position = prev;
     }
 
     /// Adds a change at its place; `begin` is the Begin of its transaction.
-    pub(super) fn change(&mut self, begin: &[u8], position: Position, message: &[u8]) {
+    pub(in crate::apply) fn change(&mut self, begin: &[u8], position: Position, message: &[u8]) {
         self.open(begin, position.commit_lsn);
         let before = position.ordinal.saturating_sub(1);
         let mut others = before.saturating_sub(self.position.ordinal);
@@ -39,13 +40,13 @@ impl Slice {
     }
 
     /// Adds the definition of a table; the next change needs it.
-    pub(super) fn push(&mut self, message: &[u8]) {
+    pub(in crate::apply) fn push(&mut self, message: &[u8]) {
         self.length(message.len());
         self.bytes.extend_from_slice(message);
     }
 
     /// Ends the transaction, if it was begun in here.
-    pub(super) fn commit(&mut self, commit_lsn: Lsn, message: &[u8]) {
+    pub(in crate::apply) fn commit(&mut self, commit_lsn: Lsn, message: &[u8]) {
         if self.open_lsn == Some(commit_lsn) {
             self.push(message);
             self.open_lsn = None;
@@ -53,7 +54,7 @@ impl Slice {
     }
 
     /// Takes what there is and starts anew; None if there is no change.
-    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+    pub(in crate::apply) fn take(&mut self) -> Option<Vec<u8>> {
         self.open_lsn = None;
         // The next one is probably about as long.
         let next = Vec::with_capacity(self.bytes.len());

@@ -1,6 +1,6 @@
 """Runs things that belong together: the first that ends decides, the others are ended with it.
 
-Upstream: the replicator's session, copy and main loop. Downstream: asyncio.
+Upstream: the main loops of replicator and worker, and their parts. Downstream: asyncio.
 Invariant: when one of these functions returns or raises, nothing it started is running any more.
 """
 

@@ -1,0 +1,154 @@
+"""Carries the plan out: tables in their order before the rows, everything else in parallel after.
+
+Upstream: the worker, before and after the copy. Downstream: `ledger`, whose transactions make
+parts; the worker's report.
+Invariant: keys are begun before anything that can wait, no two parts that would lock each other out
+work on one table, and when `after_rows` returns every part of the plan is made.
+
+All of it comes before the first change. An index that is made while changes are applied would hold
+them up or be held up by them; and a foreign key can be checked in the state that the copy leaves,
+which the source was in, but not between two shards that stand apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+import structlog
+
+from pgflo.schema import ledger
+from pgflo.schema.plan import Stage
+from pgflo.sinks.postgres.connection import failure
+from pgflo.sinks.postgres.long_statement import to_its_end
+from pgflo.supervisor.race import all_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.rows import TupleRow
+
+    from pgflo.schema.plan import Part
+    from pgflo.sinks.postgres.connection import Destination
+
+log = structlog.get_logger("pgflo.schema")
+
+PARTS_A_COMMIT = 50
+"""Parts before the rows that are made in one transaction: each new table takes some locks, for
+which the server's lock table has a fixed size."""
+
+
+def before_rows(conn: psycopg.Connection[TupleRow], to: Destination) -> None:
+    """Make all that has to be there before the rows. Raises `PgfloError`; done parts stay done."""
+    parts = [part for part in ledger.open_parts(conn, to)[0] if part.stage is Stage.BEFORE_ROWS]
+    for first in range(0, len(parts), PARTS_A_COMMIT):
+        ledger.make(conn, to, parts[first : first + PARTS_A_COMMIT])
+    if parts:
+        log.info("tables made at the destination, and what they need", objects=len(parts))
+
+
+async def tell_unfinished(to: Destination) -> None:
+    """Warn a worker that does not bring the schema of what a former one has left."""
+    left, _ = await asyncio.to_thread(_open_parts, to)
+    if left:
+        log.warning(
+            "indexes, constraints and triggers are missing; --target-sync-schema makes them",
+            parts=len(left),
+        )
+
+
+def _open_parts(to: Destination) -> tuple[list[Part], int]:
+    with to.connect("schema") as conn:
+        try:
+            return ledger.open_parts(conn, to)
+        except psycopg.Error as error:
+            raise failure(error, "cannot read the plan of the schema") from None
+
+
+LONG_S = 5.0
+"""A part that takes longer gets a line of the log; of the others one in `TELL_S` does."""
+
+TELL_S = 10.0
+
+
+class AfterRows:
+    """Indexes, constraints and triggers, over several connections. `run` once."""
+
+    def __init__(self, to: Destination, connections: int, tell: Callable[[int, int], None]) -> None:
+        """`tell` hears how many parts there are, and how many of them are made."""
+        self._to = to
+        self._connections = connections
+        self._tell = tell
+        self._waiting: list[Part] = []
+        self._working: list[Part] = []
+        self._open: set[int] = set()
+        """Numbers of the parts that wait or are worked on."""
+        self._done = self._total = 0
+        self._told_at = time.monotonic()
+        self._changed = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Make every part that is left. Raises `PgfloError`; done parts stay done."""
+        started_at = time.monotonic()
+        self._waiting, self._done = await asyncio.to_thread(_open_parts, self._to)
+        if not self._waiting:
+            return
+        self._open = {part.number for part in self._waiting}
+        count = len(self._waiting)
+        self._total = self._done + count
+        self._tell(self._total, self._done)
+        lanes = min(self._connections, count)
+        log.info("making indexes and constraints", parts=count, connections=lanes)
+        await all_of(*(self._lane(number) for number in range(lanes)))
+        seconds = round(time.monotonic() - started_at, 1)
+        log.info("indexes and constraints made", parts=count, seconds=seconds)
+
+    async def _lane(self, number: int) -> None:
+        conn = await asyncio.to_thread(ledger.connect, self._to, f"schema{number}")
+        try:
+            while (part := await self._next()) is not None:
+                started_at = time.monotonic()
+                await to_its_end(conn, ledger.make, conn, self._to, [part])
+                await self._finish(part, time.monotonic() - started_at)
+        finally:
+            conn.close()
+
+    async def _next(self) -> Part | None:
+        """Take the first part that may be begun; wait for one; None when none is left."""
+        async with self._changed:
+            while self._waiting:
+                part = next(filter(self._may_begin, self._waiting), None)
+                if part is not None:
+                    self._waiting.remove(part)
+                    self._working.append(part)
+                    return part
+                await self._changed.wait()
+            return None
+
+    def _may_begin(self, part: Part) -> bool:
+        if not self._open.isdisjoint(part.after):
+            return False
+        tables = set(part.tables)
+        return not any(
+            (part.exclusive or other.exclusive) and not tables.isdisjoint(other.tables)
+            for other in self._working
+        )
+
+    async def _finish(self, part: Part, seconds: float) -> None:
+        async with self._changed:
+            self._working.remove(part)
+            self._open.remove(part.number)
+            self._done += 1
+            self._changed.notify_all()
+        self._tell(self._total, self._done)
+        now = time.monotonic()
+        is_worth_a_line = seconds >= LONG_S or now - self._told_at >= TELL_S
+        (log.info if is_worth_a_line else log.debug)(
+            "made",
+            part=part.label,
+            seconds=round(seconds, 1),
+            progress=f"{self._done}/{self._total}",
+        )
+        self._told_at = now if is_worth_a_line else self._told_at
