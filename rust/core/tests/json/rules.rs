@@ -29,8 +29,8 @@ fn lines(body: &Body) -> Vec<String> {
 }
 
 /// The middle of the only line: from `op` on, up to the position.
-fn told(body: Body) -> String {
-    let lines = lines(&body);
+fn told(body: &Body) -> String {
+    let lines = lines(body);
     assert_eq!(lines.len(), 1);
     let line = lines.first().unwrap();
     let start = line.find("\"op\"").unwrap();
@@ -57,7 +57,7 @@ fn a_line_names_the_change_and_its_transaction() {
 #[test]
 fn columns_that_were_not_sent_are_named_and_not_null() {
     assert_eq!(
-        told(begun().update(OID, None, "1 - ?")),
+        told(&begun().update(OID, None, "1 - ?")),
         r#""op":"update","schema":"public","table":"t","key":{"id":"1"},"new":{"id":"1","body":null},"unchanged":["doc"]"#
     );
 }
@@ -65,11 +65,11 @@ fn columns_that_were_not_sent_are_named_and_not_null() {
 #[test]
 fn an_old_key_holds_the_key_alone_and_the_new_key_is_the_rows() {
     assert_eq!(
-        told(begun().update(OID, Some(("K", "1 - -")), "2 b c")),
+        told(&begun().update(OID, Some(("K", "1 - -")), "2 b c")),
         r#""op":"update","schema":"public","table":"t","key":{"id":"2"},"new":{"id":"2","body":"b","doc":"c"},"old":{"id":"1"}"#
     );
     assert_eq!(
-        told(begun().delete(OID, "1 - -")),
+        told(&begun().delete(OID, "1 - -")),
         r#""op":"delete","schema":"public","table":"t","key":{"id":"1"},"old":{"id":"1"}"#
     );
 }
@@ -77,7 +77,7 @@ fn an_old_key_holds_the_key_alone_and_the_new_key_is_the_rows() {
 #[test]
 fn a_key_kept_out_of_line_comes_from_the_old_row() {
     assert_eq!(
-        told(begun().update(OID, Some(("K", "1 - -")), "? b c")),
+        told(&begun().update(OID, Some(("K", "1 - -")), "? b c")),
         r#""op":"update","schema":"public","table":"t","key":{"id":"1"},"new":{"id":"1","body":"b","doc":"c"},"old":{"id":"1"}"#
     );
 }
@@ -98,7 +98,7 @@ fn whole_old_rows_fill_what_was_not_sent_and_keys_are_the_primary_ones() {
         .message(&relation)
         .update(OID, Some(("O", "1 x")), "1 ?");
     let new = r#""new":{"id":1,"doc":"x"},"old":{"id":1,"doc":"x"}"#;
-    let bare = told(body.clone());
+    let bare = told(&body);
     assert!(bare.ends_with(&format!(r#""table":"t",{new}"#)), "{bare}");
     let keys = HashMap::from([(OID, vec!["id".to_owned()])]);
     let mut scribe = Scribe::new("shop", INCARNATION, keys);
