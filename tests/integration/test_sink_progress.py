@@ -15,11 +15,12 @@ from tests.fix_changes import bodies, on_both
 
 from pgflo import errors
 from pgflo.errors import PgfloError
+from pgflo.sinks.contract import Progress, Range
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.landing import Target
 from pgflo.sinks.postgres.prepare import NotEmpty, SourceTable, prepare
-from pgflo.sinks.postgres.range_copy import Range, RangeCopy
+from pgflo.sinks.postgres.range_copy import RangeCopy
 
 if TYPE_CHECKING:
     from tests.fix_changes import Changes, Sink
@@ -75,7 +76,7 @@ def test_a_commit_in_flight_is_waited_for_and_seen(target: Database) -> None:
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             " AND datname = current_database()"
         )
-        taken: list[progress.Progress] = []
+        taken: list[Progress] = []
         thread = threading.Thread(target=lambda: taken.append(progress.take(conn, to)))
         thread.start()
         while target.value(waits) == 0:
@@ -107,7 +108,7 @@ def test_a_superseded_writer_moves_nothing(changes: Changes, sink: Sink) -> None
     assert sink.target.value("SELECT count(*) FROM log") == 0
 
 
-def spread(to: Destination, shards: int) -> list[progress.Progress]:
+def spread(to: Destination, shards: int) -> list[Progress]:
     """Give a destination so many rows, as it stands."""
     with to.connect("worker") as conn:
         rows = progress.take_all(conn, to)
