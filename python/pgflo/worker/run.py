@@ -202,7 +202,8 @@ class Worker:
             await first_of(lanes.run(), report.run())
         care = care_of(self._to, self._settings, self._record, group_view, self._bound)
         await watched_task(self._to, care.complete(view, report), report)
-        await asyncio.to_thread(self._to.start_streaming, view.group.start_lsn)
+        start_streaming = partial(self._to.start_streaming, view.group.start_lsn)
+        await watched(self._to, start_streaming, report)
         await care.begin(view)
         return view, report, care
 
