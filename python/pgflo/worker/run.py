@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -66,6 +67,9 @@ log = structlog.get_logger("pgflo.worker")
 GROUP_LOOK_S = 0.5
 """Pause between two looks for a group that does not exist yet."""
 
+
+PAUSE_AGAIN_S = 60.0
+"""Between two pauses in which the rest of the schema may be made."""
 
 GOODBYE_S = 2.0
 """How long the last word to the group may take."""
@@ -122,6 +126,9 @@ class Worker:
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
+        self._pause_lsn: int | None = None
+        """Behind this the destination is a state of the source, and foreign keys can be made."""
+        self._paused_at: float | None = None
         self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
         """What the record said when the destination was made ready for the present life."""
 
@@ -174,7 +181,12 @@ class Worker:
                 self._bound,
                 whole_only=self._whole_only,
             )
-            await first_of(streaming.run(stop), sequences.follow())
+            if not await self._stream(streaming, sequences, report, stop):
+                await sequences.close()
+                return False
+            if self._pause_lsn is not None and not stop.is_set():
+                standing_lsn = await asyncio.to_thread(self._standing_lsn)
+                await self._make_schema(group_view, report, standing_lsn)
         await sequences.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
@@ -215,11 +227,9 @@ class Worker:
 
     async def _complete(self, view: View, report: Report) -> None:
         """Do what comes between the last range and the first change, unless it was done before."""
-        if self._settings.schema_source is not None:
-            await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
-        else:
-            await tell_unfinished(self._to)
-        if is_copied(view) and not await asyncio.to_thread(self._is_complete):
+        standing_lsn = await asyncio.to_thread(self._standing_lsn)
+        await self._make_schema(view, report, standing_lsn)
+        if is_copied(view) and not standing_lsn:
             report.phase("analyzing")
             largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
             tables = sink_tables(largest_first, self._bound, copied=True)
@@ -275,9 +285,50 @@ class Worker:
             incarnation=view.group.incarnation,
         )
 
-    def _is_complete(self) -> bool:
+    async def _make_schema(self, view: View, report: Report, standing_lsn: int) -> None:
+        """Make what is left of the schema; see what has to wait until all tables stand together."""
+        if self._settings.schema_source is None:
+            await tell_unfinished(self._to)
+            return
+        after_rows = AfterRows(self._to, self._settings.copy_writers, report.parts)
+        latest_lsn = max(younger_snapshots(view).values(), default=0)
+        held_back = await after_rows.run(
+            is_one_state=standing_lsn >= latest_lsn, may_differ=latest_lsn > 0
+        )
+        self._pause_lsn = latest_lsn if held_back else None
+
+    async def _stream(
+        self, streaming: Streaming, sequences: Sequences, report: Report, stop: asyncio.Event
+    ) -> bool:
+        """Apply changes; False for a pause in which the rest of the schema can be made."""
+        halt = asyncio.Event()
+
+        async def run() -> None:
+            await first_of(streaming.run(halt), sequences.follow())
+
+        async def ask_to_halt() -> None:
+            await first_of(stop.wait(), self._wait_for_pause(report))
+            halt.set()
+
+        running, asking = asyncio.ensure_future(run()), asyncio.ensure_future(ask_to_halt())
+        try:
+            await running
+        finally:
+            for task in (running, asking):
+                task.cancel()
+            await asyncio.gather(running, asking, return_exceptions=True)
+        return stop.is_set() or not halt.is_set()
+
+    async def _wait_for_pause(self, report: Report) -> None:
+        if self._paused_at is not None:
+            # Shards stood apart in the last pause.
+            await asyncio.sleep(self._paused_at + PAUSE_AGAIN_S - time.monotonic())
+        await report.reached(self._pause_lsn)
+        self._paused_at = time.monotonic()
+
+    def _standing_lsn(self) -> int:
         with self._to.connect("worker") as conn:
-            return progress.is_streaming(conn, self._to)
+            return progress.standing_lsn(conn, self._to)
 
     def _start_streaming(self, start_lsn: int) -> None:
         with self._to.connect("worker") as conn:
