@@ -85,6 +85,8 @@ class CopyLanes:
         self._untold: set[int] = set()
         """Tables whose record of copied ranges is behind."""
         self._changed = asyncio.Event()
+        self.loaded: set[int] = set()
+        """Tables that got rows by now."""
 
     async def run(self) -> None:
         """Copy until every table is complete. Raises `PgfloError`; open ranges are rolled back."""
@@ -173,6 +175,7 @@ class CopyLanes:
                 if message.is_new:
                     ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
                     ranges[message.range_no] = message.rows
+                    self.loaded.add(message.oid)
                     self._untold.add(message.oid)
                     self._report.ruled(message.rules)
                 self._report.lane(message.lane, message.seq)

@@ -16,7 +16,7 @@ import contextlib
 import random
 import time
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,14 +32,13 @@ from pgflo.rules.bind import bind, digests
 from pgflo.rules.check import check
 from pgflo.rules.destinations import destined
 from pgflo.rules.read import read as read_rules
-from pgflo.schema.build import AfterRows, tell_unfinished
 from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare, tables_through_root
 from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
+from pgflo.worker.completion import Completion
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
@@ -103,6 +102,16 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
         await broker.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a life has when everything is copied."""
+
+    view: View
+    report: Report
+    sequences: Sequences
+    completion: Completion
+
+
 class Worker:
     """The lives of one run."""
 
@@ -126,9 +135,8 @@ class Worker:
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
-        self._pause_lsn: int | None = None
-        """Behind this the destination is a state of the source, and foreign keys can be made."""
         self._paused_at: float | None = None
+        """When changes were last halted to make the rest of the schema."""
         self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
         """What the record said when the destination was made ready for the present life."""
 
@@ -167,31 +175,30 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        group_view, report, sequences = done
-        names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
-        if group_view.group.mode != "copy":
+        ready: Ready = done
+        names = Names(self._settings.group, uuid.UUID(ready.view.group.incarnation))
+        if ready.view.group.mode != "copy":
             streaming = Streaming(
                 self._broker,
                 names,
                 self._settings,
                 self._to,
                 view,
-                group_view,
-                report,
+                ready.view,
+                ready.report,
                 self._bound,
                 whole_only=self._whole_only,
             )
-            if not await self._stream(streaming, sequences, report, stop):
-                await sequences.close()
+            if not await self._stream(streaming, ready, stop):
+                await ready.sequences.close()
                 return False
-            if self._pause_lsn is not None and not stop.is_set():
-                standing_lsn = await asyncio.to_thread(self._standing_lsn)
-                await self._make_schema(group_view, report, standing_lsn)
-        await sequences.finish(report)
+        if ready.completion.pause_lsn is not None and not stop.is_set():
+            await ready.completion.make_schema()
+        await ready.sequences.finish(ready.report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Sequences]:
+    async def _prepare_and_copy(self, group_view: GroupView) -> Ready:
         view = await self._wait_described(group_view)
         self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
@@ -207,6 +214,7 @@ class Worker:
         if self._bound is not None:
             report.titles = self._bound.spec.titles
         report.compiled(digests(self._bound, view.tables.values()))
+        loaded: set[int] = set()
         if is_copied(view):
             names = Names(self._settings.group, incarnation)
             lanes = CopyLanes(
@@ -220,21 +228,12 @@ class Worker:
                 self._bound,
             )
             await first_of(lanes.run(), report.run())
-        await watched_task(self._to, self._complete(view, report), report)
+            loaded = lanes.loaded
+        completion = Completion(self._settings, self._to, view, self._bound, report)
+        await watched_task(self._to, completion.run(loaded), report)
         sequences = Sequences(self._record, self._to, view.group.incarnation, group_view)
         await sequences.set()
-        return view, report, sequences
-
-    async def _complete(self, view: View, report: Report) -> None:
-        """Do what comes between the last range and the first change, unless it was done before."""
-        standing_lsn = await asyncio.to_thread(self._standing_lsn)
-        await self._make_schema(view, report, standing_lsn)
-        if is_copied(view) and not standing_lsn:
-            report.phase("analyzing")
-            largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
-            tables = sink_tables(largest_first, self._bound, copied=True)
-            await analyze(self._to, tables, self._settings.copy_writers)
-        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
+        return Ready(view, report, sequences, completion)
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -285,29 +284,15 @@ class Worker:
             incarnation=view.group.incarnation,
         )
 
-    async def _make_schema(self, view: View, report: Report, standing_lsn: int) -> None:
-        """Make what is left of the schema; see what has to wait until all tables stand together."""
-        if self._settings.schema_source is None:
-            await tell_unfinished(self._to)
-            return
-        after_rows = AfterRows(self._to, self._settings.copy_writers, report.parts)
-        latest_lsn = max(younger_snapshots(view).values(), default=0)
-        held_back = await after_rows.run(
-            is_one_state=standing_lsn >= latest_lsn, may_differ=latest_lsn > 0
-        )
-        self._pause_lsn = latest_lsn if held_back else None
-
-    async def _stream(
-        self, streaming: Streaming, sequences: Sequences, report: Report, stop: asyncio.Event
-    ) -> bool:
+    async def _stream(self, streaming: Streaming, ready: Ready, stop: asyncio.Event) -> bool:
         """Apply changes; False for a pause in which the rest of the schema can be made."""
         halt = asyncio.Event()
 
         async def run() -> None:
-            await first_of(streaming.run(halt), sequences.follow())
+            await first_of(streaming.run(halt), ready.sequences.follow())
 
         async def ask_to_halt() -> None:
-            await first_of(stop.wait(), self._wait_for_pause(report))
+            await first_of(stop.wait(), self._wait_for_pause(ready))
             halt.set()
 
         running, asking = asyncio.ensure_future(run()), asyncio.ensure_future(ask_to_halt())
@@ -319,20 +304,12 @@ class Worker:
             await asyncio.gather(running, asking, return_exceptions=True)
         return stop.is_set() or not halt.is_set()
 
-    async def _wait_for_pause(self, report: Report) -> None:
+    async def _wait_for_pause(self, ready: Ready) -> None:
         if self._paused_at is not None:
             # Shards stood apart in the last pause.
             await asyncio.sleep(self._paused_at + PAUSE_AGAIN_S - time.monotonic())
-        await report.reached(self._pause_lsn)
+        await ready.report.reached(ready.completion.pause_lsn)
         self._paused_at = time.monotonic()
-
-    def _standing_lsn(self) -> int:
-        with self._to.connect("worker") as conn:
-            return progress.standing_lsn(conn, self._to)
-
-    def _start_streaming(self, start_lsn: int) -> None:
-        with self._to.connect("worker") as conn:
-            progress.start_streaming(conn, self._to, start_lsn)
 
     async def _superseded(self) -> None:
         await self._lease.lost.wait()

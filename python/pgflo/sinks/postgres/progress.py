@@ -234,6 +234,15 @@ def start_streaming(conn: psycopg.Connection[TupleRow], to: Destination, start_l
         raise superseded(to)
 
 
+def is_streaming(conn: psycopg.Connection[TupleRow], to: Destination) -> bool:
+    """Whether `start_streaming` was called for this incarnation."""
+    found = conn.execute(
+        "SELECT FROM pgflo.progress WHERE group_name = %s AND sink = %s AND end_lsn > '0/0'",
+        (to.group, to.sink),
+    )
+    return found.rowcount > 0
+
+
 def standing_lsn(conn: psycopg.Connection[TupleRow], to: Destination) -> int:
     """Give the end of the last commit that is applied; 0 until `start_streaming`.
 
