@@ -109,7 +109,7 @@ class Stream:
                     name=name,
                     root=None,
                     columns=[ColumnRecord(*column) for column in columns],
-                    key=[],
+                    key=self._key(oid),
                     identity="d",
                     state=TableState.PUBLISHED,
                     snapshot_lsn=snapshot_lsn or self.changes.start_lsn,
@@ -119,6 +119,14 @@ class Stream:
         if snapshot_lsn is None:
             await self.announce(mode="copy-and-stream", tables=sorted(oids.values()), lanes=1)
         return oids
+
+    def _key(self, oid: int) -> list[str]:
+        found = self.changes.source.rows(
+            "SELECT attname::text FROM pg_attribute a JOIN pg_index i ON i.indrelid = a.attrelid"
+            " AND a.attnum = ANY (i.indkey) WHERE i.indisprimary AND a.attrelid = %s",
+            [oid],
+        )
+        return [name for (name,) in found]
 
     async def publish(self, envelopes: Iterable[_core.Envelope | bytes]) -> None:
         """Store envelopes in the change stream as they are."""

@@ -1,7 +1,7 @@
-"""What comes between the last range of a copy and the first change: indexes, statistics, the mark.
+"""What comes between the last range of a copy and the first change: indexes and statistics.
 
-Upstream: `run`, once in each life of the worker. Downstream: the plan of the schema, the
-destination's statistics, its progress rows.
+Upstream: `care`, once in each life of the worker. Downstream: the plan of the schema, the
+destination's statistics.
 Invariant: nothing here is done twice, and what is left out comes later: foreign keys wait until the
 changes up to the youngest copy are applied (`pause_lsn`).
 """
@@ -17,7 +17,8 @@ from pgflo.schema.build import AfterRows, tell_unfinished
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.connection import failure
-from pgflo.worker.tables import is_copied, sink_tables, younger_snapshots
+from pgflo.sinks.postgres.tables import sink_tables
+from pgflo.worker.tables import is_copied, younger_snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,7 +50,7 @@ class Completion:
         """Behind this the destination is a state of the source: then the rest can be made."""
 
     async def run(self, loaded: Collection[int]) -> None:
-        """Make the schema, analyse what was loaded, and say that all rows of the copy are there.
+        """Make the schema, and analyse what was loaded.
 
         `loaded`: source oids of tables that got rows in this life.
         """
@@ -65,7 +66,6 @@ class Completion:
             tables.sort(key=lambda table: -table.bytes)
             wanted = sink_tables(tables, self._bound, copied=True)
             await analyze(self._to, wanted, self._settings.copy_writers)
-        await asyncio.to_thread(self._start_streaming)
 
     async def make_schema(self) -> None:
         """Make what is left of the schema, as far as that can be now."""
@@ -95,10 +95,3 @@ class Completion:
                 return progress.standing_lsn(conn, self._to)
             except psycopg.Error as error:
                 raise failure(error, "cannot read how far the changes are") from None
-
-    def _start_streaming(self) -> None:
-        with self._to.connect("worker") as conn:
-            try:
-                progress.start_streaming(conn, self._to, self._view.group.start_lsn)
-            except psycopg.Error as error:
-                raise failure(error, "cannot say that the copy is complete") from None

@@ -192,7 +192,9 @@ class Dispatcher:
             self._wake.set()
             if epochs.is_full:
                 self._has_room.clear()
-            if self._goal is not None and header.end_lsn >= self._goal:
+            # All parts of a body tell its end: only the last one has reached it.
+            is_whole = header.part + 1 == header.parts
+            if self._goal is not None and is_whole and header.end_lsn >= self._goal:
                 await asyncio.Event().wait()  # what follows is beyond the ending
 
     async def _send(self, epochs: Epochs) -> None:

@@ -1,8 +1,8 @@
 """The worker's life: one sink of one group, from start to stop, through failures in between.
 
-Upstream: `pgflo worker`. Downstream: `prepare`, `copy_lanes`, `streaming`, one after the other.
-Invariant: one worker per sink. The lease keeps honest ones apart; a worker that lost it without
-knowing is stopped by the fence at the destination, before it commits anything.
+Upstream: `pgflo worker`. Downstream: the sink, `copy_lanes`, `streaming`, one after the other.
+Invariant: one worker per sink. The lease keeps honest ones apart; what stops a worker that lost it
+without knowing is told by `pgflo.sinks.contract`.
 
 A life is: wait for the group, take the sink over, copy, stream. Whatever fails and can heal ends
 the life; after a pause the next one begins at what the destination has. A new incarnation of the
@@ -16,7 +16,7 @@ import contextlib
 import random
 import time
 import uuid
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,36 +29,27 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
 from pgflo.rules.bind import bind, digests
-from pgflo.rules.check import check
-from pgflo.rules.destinations import destined
 from pgflo.rules.read import read as read_rules
-from pgflo.schema.sync import Wanted, sync_before_rows
-from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.connection import Destination
-from pgflo.sinks.postgres.prepare import prepare, tables_through_root
+from pgflo.sinks.contract import Start, superseded
+from pgflo.sinks.kinds import make
 from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
-from pgflo.worker.completion import Completion
+from pgflo.worker.care import care_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
-from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
-from pgflo.worker.tables import (
-    basis,
-    is_copied,
-    is_described,
-    sink_tables,
-    younger_snapshots,
-)
+from pgflo.worker.tables import basis, is_copied, is_described, younger_snapshots
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import RetrySettings, WorkerSettings
     from pgflo.rules.bind import Bound
     from pgflo.rules.read import Written
+    from pgflo.sinks.contract import Ranges, Sink, Taken
+    from pgflo.worker.care import Care
     from pgflo.worker.group_view import View
 
 log = structlog.get_logger("pgflo.worker")
@@ -68,7 +59,7 @@ GROUP_LOOK_S = 0.5
 
 
 PAUSE_AGAIN_S = 60.0
-"""Between two pauses in which the rest of the schema may be made."""
+"""Between two pauses."""
 
 GOODBYE_S = 2.0
 """How long the last word to the group may take."""
@@ -102,16 +93,6 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
         await broker.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What a life has when everything is copied."""
-
-    view: View
-    report: Report
-    sequences: Sequences
-    completion: Completion
-
-
 class Worker:
     """The lives of one run."""
 
@@ -129,14 +110,12 @@ class Worker:
         self._broker = broker
         self._record = record
         self._lease = lease
-        self._to = Destination(
-            settings.target.get_secret_value(), settings.group, settings.sink, uuid.uuid4()
-        )
+        self._to: Sink = make(settings)
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
         self._paused_at: float | None = None
-        """When changes were last halted to make the rest of the schema."""
+        """When changes were last halted for what needs all tables to stand at one time."""
         self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
         """What the record said when the destination was made ready for the present life."""
 
@@ -152,6 +131,10 @@ class Worker:
                     self._live(view, stop), view.run(), self._superseded(), self._reborn(view)
                 )
             except PgfloError as error:
+                await self._tell_last()
+                if error.kind is errors.SINK_READER_GONE:
+                    log.info("nobody reads the output any more", hint=error.hint)
+                    return
                 self._whole_only = isinstance(error, RestMissingError)
                 if self._mark() != before:
                     backoff.reset()
@@ -175,41 +158,41 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        ready: Ready = done
-        names = Names(self._settings.group, uuid.UUID(ready.view.group.incarnation))
-        if ready.view.group.mode != "copy":
+        group_view, report, care = done
+        names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
+        if group_view.group.mode != "copy":
             streaming = Streaming(
                 self._broker,
                 names,
                 self._settings,
                 self._to,
                 view,
-                ready.view,
-                ready.report,
+                group_view,
+                report,
                 self._bound,
                 whole_only=self._whole_only,
             )
-            if not await self._stream(streaming, ready, stop):
-                await ready.sequences.close()
+            if not await self._stream(streaming, report, care, stop):
+                await care.pause()
                 return False
-        if ready.completion.pause_lsn is not None and not stop.is_set():
-            await ready.completion.make_schema()
-        await ready.sequences.finish(ready.report)
+        if not stop.is_set():
+            await care.make_rest()
+        await care.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> Ready:
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Care]:
         view = await self._wait_described(group_view)
         self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
-        await self._take_over(view, incarnation)
+        taken = await self._take_over(view, incarnation, group_view)
         report = self._report = await Report.register(
             self._record,
             self._settings.sink,
-            self._settings.kind,
+            self._to.kind,
             view.group.incarnation,
-            (view.group.start_lsn, 0),
-            view.group.start_lsn,
+            taken.position,
+            taken.end_lsn,
         )
         if self._bound is not None:
             report.titles = self._bound.spec.titles
@@ -229,11 +212,12 @@ class Worker:
             )
             await first_of(lanes.run(), report.run())
             loaded = lanes.loaded
-        completion = Completion(self._settings, self._to, view, self._bound, report)
-        await watched_task(self._to, completion.run(loaded), report)
-        sequences = Sequences(self._record, self._to, view.group.incarnation, group_view)
-        await sequences.set()
-        return Ready(view, report, sequences, completion)
+        care = care_of(self._to, self._settings, self._record, group_view, self._bound)
+        await watched_task(self._to, care.complete(view, report, loaded), report)
+        start_streaming = partial(self._to.start_streaming, view.group.start_lsn)
+        await watched(self._to, start_streaming, report)
+        await care.begin(view)
+        return view, report, care
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -243,56 +227,50 @@ class Worker:
             lambda now: now.group.phase is not Phase.CREATING and is_described(now)
         )
 
-    async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
-        records = list(view.tables.values())
-        self._bound = bind(self._written, records) if self._written else None
-        tables = sink_tables(records, self._bound, copied=is_copied(view))
-        bound = self._bound
-        if bound is not None:
-            self._to = replace(self._to, spec=bound.spec)
-        if self._settings.schema_source is not None:
-            names = {
-                table.oid: (table.schema, table.name)
-                for table in records
-                if any(to.is_own for to in destined(table, bound))
-            }
-            source = self._settings.schema_source.get_secret_value()
-            syncing = sync_before_rows(self._to, Wanted(source, incarnation, names))
-            await watched_task(self._to, syncing, self._report)
-
-        def work() -> tuple[bool, frozenset[int]]:
-            with self._to.connect("worker", warn=not self._has_taken_over) as conn:
-                if bound is not None:
-                    check(conn, bound, records, tables)
-                has_begun = prepare(
-                    conn,
-                    self._to,
-                    tables,
-                    incarnation,
-                    view.group.start_lsn,
-                    self._settings.target_not_empty,
-                    again=self._has_taken_over,
-                )
-                return has_begun, tables_through_root(conn, tables)
-
-        has_begun, through_root = await watched(self._to, work, self._report)
-        snapshots = younger_snapshots(view)
-        self._to = replace(self._to, through_root=through_root, snapshots=snapshots)
+    async def _take_over(self, view: View, incarnation: uuid.UUID, group_view: GroupView) -> Taken:
+        sinks = await self._record.sinks()
+        known = sinks.get(self._settings.sink)
+        if known is not None and known.incarnation != view.group.incarnation:
+            known = None
+        ranges: Ranges = {}
+        if known is not None:
+            for record in (await self._record.copied(self._settings.sink)).values():
+                ranges[record.oid, record.snapshot_lsn] = record.by_range()
+        tables = list(view.tables.values())
+        self._bound = bind(self._written, tables) if self._written else None
+        start = Start(
+            incarnation,
+            view.group.start_lsn,
+            tables,
+            is_copied(view),
+            younger_snapshots(view),
+            known,
+            ranges,
+            self._bound,
+        )
+        care = care_of(self._to, self._settings, self._record, group_view, self._bound)
+        await watched_task(self._to, care.before_rows(view), self._report)
+        take_over = partial(self._to.take_over, start, again=self._has_taken_over)
+        taken = await watched(self._to, take_over, self._report)
+        self._to = taken.sink
         self._has_taken_over = True
         log.info(
-            "beginning at the group's start" if has_begun else "going on where this sink was",
+            "beginning at the group's start" if taken.has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
+        return taken
 
-    async def _stream(self, streaming: Streaming, ready: Ready, stop: asyncio.Event) -> bool:
-        """Apply changes; False for a pause in which the rest of the schema can be made."""
+    async def _stream(
+        self, streaming: Streaming, report: Report, care: Care, stop: asyncio.Event
+    ) -> bool:
+        """Apply changes; False for a pause, after which another life begins."""
         halt = asyncio.Event()
 
         async def run() -> None:
-            await first_of(streaming.run(halt), ready.sequences.follow())
+            await first_of(streaming.run(halt), care.follow())
 
         async def ask_to_halt() -> None:
-            await first_of(stop.wait(), self._wait_for_pause(ready))
+            await first_of(stop.wait(), self._wait_for_pause(report, care))
             halt.set()
 
         running, asking = asyncio.ensure_future(run()), asyncio.ensure_future(ask_to_halt())
@@ -304,16 +282,16 @@ class Worker:
             await asyncio.gather(running, asking, return_exceptions=True)
         return stop.is_set() or not halt.is_set()
 
-    async def _wait_for_pause(self, ready: Ready) -> None:
+    async def _wait_for_pause(self, report: Report, care: Care) -> None:
         if self._paused_at is not None:
             # Shards stood apart in the last pause.
             await asyncio.sleep(self._paused_at + PAUSE_AGAIN_S - time.monotonic())
-        await ready.report.reached(ready.completion.pause_lsn)
+        await report.reached(care.pause_lsn)
         self._paused_at = time.monotonic()
 
     async def _superseded(self) -> None:
         await self._lease.lost.wait()
-        raise progress.superseded(self._to)
+        raise superseded(self._to.group, self._to.sink)
 
     async def _reborn(self, group_view: GroupView) -> bool:
         """Return False when the group's incarnation, tables or copies are others than at first."""
@@ -329,6 +307,11 @@ class Worker:
         """Tell the group, if the broker listens: nothing depends on it."""
         if self._report is not None:
             self._report.phase(phase)
+        await self._tell_last()
+
+    async def _tell_last(self) -> None:
+        """Write what is committed: a sink may have no other memory."""
+        if self._report is not None:
             with contextlib.suppress(PgfloError, TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await self._report.flush()
