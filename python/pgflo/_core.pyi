@@ -12,7 +12,7 @@ on the same object wait for each other.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, Protocol, TypeAlias, final
 
 from typing_extensions import Buffer
 
@@ -38,6 +38,7 @@ __all__ = [
     "BinaryToText",
     "Column",
     "CopyPacker",
+    "CopyRewriter",
     "CoreError",
     "DecodeError",
     "Envelope",
@@ -48,10 +49,15 @@ __all__ = [
     "JsonRows",
     "JsonScribe",
     "NetEffect",
+    "Program",
     "Pump",
     "Relation",
     "Replay",
+    "Rewriter",
     "Route",
+    "Routed",
+    "RuleSet",
+    "RulesError",
     "Shape",
     "Splitter",
     "Statement",
@@ -593,6 +599,14 @@ class Shape:
         """Numbers of the columns that the new tuple leaves out, from 0."""
     @property
     def careful(self) -> bool: ...
+    @property
+    def presence(self) -> str:
+        """What is known of the row at the destination, where rules keep rows out.
+
+        Empty: it is as the operation says. "maybe": it may be there or not; afterwards it is (I, U)
+        or is not (D). "stays": it is updated if it is there. "undecided": if it is not there,
+        nobody can tell whether it should be.
+        """
 
 @final
 class Statement:
@@ -733,7 +747,7 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """D delete, U update, I insert."""
+        """D delete, U update, P put (a row that is there is updated), I insert."""
     @property
     def relation_oid(self) -> int:
         """The relation whose column numbers `columns` are."""
@@ -743,14 +757,18 @@ class Group:
     @property
     def rows(self) -> int: ...
     @property
-    def expected(self) -> int:
-        """Rows that the statement touches if the destination was as the source was."""
+    def expected(self) -> int | None:
+        """Rows that the statement touches if the destination was as the source was.
+
+        None: any number, since rules may have kept rows out.
+        """
     @property
     def data(self) -> list[bytes]:
         """Give the rows, encoded.
 
         D: an array literal for each key column. U: those of the keys that the rows have so far,
-        then one for each of `columns`. I: rows in COPY's text format.
+        then one for each of `columns`. P: an array for each of `columns`, which are all that are
+        written. I: rows in COPY's text format.
         """
 
 @final
@@ -785,14 +803,200 @@ class NetEffect:
     def take(self) -> list[Group]:
         """Give what was collected as statements' worth each, in the order in which to run them.
 
-        Deletes, updates, inserts. Run so, they leave the rows that replay would leave, or one of
-        them fails or does not touch `expected` rows: then roll back and replay. Lets go of bodies
-        and rows. Raises `EnvelopeError` for a value that came in binary.
+        Deletes, updates, puts, inserts. Run so, they leave the rows that replay would leave, or one
+        of them fails or does not touch `expected` rows: then roll back and replay. Lets go of
+        bodies and rows. Raises `EnvelopeError` for a value that came in binary.
         """
     def clear(self) -> None:
         """Let go of bodies and rows."""
     def forget_all(self) -> None:
         """Drop relations, bodies and rows; relations are asked for again."""
+
+class RulesError(CoreError):
+    """Rules do not fit the rows that come."""
+
+    table: str
+    """schema.table at the source."""
+    mistakes: list[tuple[str, str]]
+    """Where the rule or route was written, and what is wrong."""
+    position: tuple[int, int] | None
+    """The change that comes next; None where none does."""
+
+class _Condition(Protocol):
+    @property
+    def label(self) -> str: ...
+    @property
+    def column(self) -> str: ...
+    @property
+    def operator(self) -> str: ...
+    @property
+    def value(self) -> str | None: ...
+
+class _Rule(Protocol):
+    @property
+    def label(self) -> str: ...
+    @property
+    def table(self) -> tuple[str, str] | None: ...
+    @property
+    def column(self) -> str: ...
+    @property
+    def operations(self) -> Sequence[str]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def operator(self) -> str: ...
+    @property
+    def value(self) -> str | None: ...
+    @property
+    def allow_empty_deletes(self) -> bool | None: ...
+    @property
+    def mask_char(self) -> str: ...
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def replace(self) -> str: ...
+    @property
+    def allow_key(self) -> bool: ...
+
+class _Route(Protocol):
+    @property
+    def label(self) -> str: ...
+    @property
+    def source(self) -> tuple[str, str]: ...
+    @property
+    def destination(self) -> tuple[str, str] | None: ...
+    @property
+    def columns(self) -> Sequence[tuple[str, str]]: ...
+    @property
+    def operations(self) -> Sequence[str]: ...
+    @property
+    def when(self) -> Sequence[_Condition]: ...
+
+class _GroupTable(Protocol):
+    @property
+    def oid(self) -> int: ...
+    @property
+    def schema(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def root(self) -> tuple[str, str] | None: ...
+
+@final
+class RuleSet:
+    """Rules and routes of one sink, to be compiled for one relation after the other."""
+
+    def __new__(
+        cls,
+        rules: Sequence[_Rule],
+        routes: Sequence[_Route],
+        tables: Sequence[_GroupTable],
+        types: Mapping[int, tuple[int, bool, bool]],
+    ) -> RuleSet:
+        """Take what was written down (see `pgflo.rules.spec`), and what is known of the group.
+
+        `types`: for OIDs that are not built in the type beneath a domain (else itself), whether
+        that is an enum, and whether its values are character strings.
+        """
+    @property
+    def labels(self) -> list[str]:
+        """Where each rule and then each route was written: what counts are numbered by."""
+    def compile(
+        self,
+        oid: int,
+        table: tuple[str, str],
+        replica_identity: str,
+        columns: Sequence[tuple[str, int, int, bool]],
+    ) -> Program:
+        """Compile what becomes of a relation. Columns: name, type, typmod, part of the identity.
+
+        Raises `RulesError` with all that does not fit it.
+        """
+
+@final
+class Program:
+    """Rules and routes, compiled for one relation in one version."""
+
+    @property
+    def routes(self) -> list[Routed]:
+        """Where rows go."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether rows and table stay as they are."""
+    def trial(
+        self,
+        op: str,
+        old: tuple[bool, list[str | None]] | None,
+        new: list[str | None],
+        rules: int,
+    ) -> tuple[list[tuple[str, str, int | None, list[str | None]]], list[tuple[int, int, int]]]:
+        """Try one change: I, U or D; `old` with whether it is the whole row or the key alone.
+
+        Gives for each route the operation that it becomes (empty: it is dropped), what is known of
+        the row then, the number of the label that drops it, and its values by column; then what
+        rules did. Raises `RulesError` for a value that is none of its type.
+        """
+    @property
+    def copies_as_is(self) -> bool:
+        """Whether copied rows pass unparsed, if to another table."""
+
+@final
+class Routed:
+    """A destination of a relation."""
+
+    @property
+    def oid(self) -> int:
+        """By which changes behind the program name it; the source's own for one of them."""
+    @property
+    def schema(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_renamed(self) -> bool:
+        """Whether it is another table than rows go to without a route."""
+    @property
+    def columns(self) -> list[tuple[int, str]]:
+        """Columns that it gets: number at the source, name here."""
+    @property
+    def transformed(self) -> list[int]:
+        """Numbers of the columns that are transformed."""
+    @property
+    def takes_inserts(self) -> bool:
+        """Whether inserts, and with them copied rows, go there."""
+    @property
+    def is_certain(self) -> bool:
+        """Whether it has exactly the rows that filters pass."""
+
+@final
+class Rewriter:
+    """Takes bodies through rules. Relations are remembered from body to body."""
+
+    def __new__(cls, rules: RuleSet) -> Rewriter:
+        """Rewrite by these rules."""
+    def rewrite(
+        self, body: Buffer, prev: tuple[int, int], after: tuple[int, int]
+    ) -> tuple[bytes | None, int, list[tuple[int, int, int]]]:
+        """Give what becomes of a whole body (None: it stays), its changes, and what rules did.
+
+        Changes at or before `after` become a gap. What rules did: (number of the label, rows
+        dropped, rows changed). The new body is for `Replay` and `NetEffect` only. Cost: about
+        0.5 µs per change. Raises `RulesError` at the first change of a table that rules do not fit
+        any more, `DecodeError` for a malformed body.
+        """
+
+@final
+class CopyRewriter:
+    """Takes the rows of one range through a program."""
+
+    def __new__(cls, program: Program, rules: int) -> CopyRewriter:
+        """Begin a range; `rules` is the number of labels."""
+    def feed(self, part: Buffer) -> list[tuple[bytes, int]]:
+        """Take the next part, which may end inside a row; give rows and their number by route.
+
+        Raises `RulesError` for a value that is none of its type.
+        """
+    def finish(self) -> tuple[int, list[tuple[int, int, int]]]:
+        """End the range: rows taken, and what rules did. Raises `EnvelopeError` inside a row."""
 
 @final
 class Splitter:

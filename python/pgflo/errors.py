@@ -100,6 +100,13 @@ USAGE = Kind("usage", Exit.USAGE, Retry.OPERATOR, "See `pgflo COMMAND --help`.")
 CONFIG = Kind(
     "config", Exit.USAGE, Retry.OPERATOR, "Mend the setting; `pgflo COMMAND --help` lists them all."
 )
+CONFIG_RULES = Kind(
+    "config.rules",
+    Exit.USAGE,
+    Retry.OPERATOR,
+    "Mend the rules or the routing: `pgflo rules lint` finds all mistakes. Then start"
+    " `pgflo worker` again: it goes on where it was.",
+)
 PORT_TAKEN = Kind(
     "config.port_taken", Exit.USAGE, Retry.OPERATOR, "Choose another port, or 0 for a free one."
 )
@@ -508,7 +515,8 @@ SINK_TABLE_MISSING = Kind(
     "sink.table_missing",
     Exit.SINK,
     Retry.OPERATOR,
-    "Create it there first: `pg_dump --schema-only --table TABLE SOURCE | psql TARGET`.",
+    "Let --target-sync-schema bring it, or create it there: `pg_dump --schema-only --table TABLE "
+    "SOURCE | psql TARGET`.",
 )
 SINK_COLUMN_MISSING = Kind(
     "sink.column_missing",

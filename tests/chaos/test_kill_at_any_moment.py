@@ -145,6 +145,27 @@ def test_replicator_killed_during_the_copy(
     finish(pipeline, load)
 
 
+def test_broker_killed_during_the_copy(
+    pipeline: Pipeline, load: Load, chance: random.Random, nats_factory: NatsFactory
+) -> None:
+    broker = nats_factory()
+    pipeline.nats_url = broker.url
+    load.create(rows=150_000)
+    load.start()
+    replicator = pipeline.replicate("--range-size", "128kB", "--max-copy-workers", "2")
+    worker = pipeline.worker()
+    # A first start without a broker is an error, not an outage.
+    eventually(lambda: '"copying"' in replicator.tail(), "a copy")
+    eventually(lambda: "beginning at the group" in worker.tail(), "a worker")
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 60))
+        broker.kill()
+        load.wait_committed(chance.randrange(1, 60))
+        broker.start()
+    finish(pipeline, load)
+    assert replicator.log.read_text(errors="replace").count('"group created"') == 1
+
+
 def test_snapshot_lost_during_the_copy(
     pipeline: Pipeline, load: Load, chance: random.Random
 ) -> None:

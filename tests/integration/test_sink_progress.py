@@ -18,8 +18,9 @@ from pgflo.errors import PgfloError
 from pgflo.sinks.contract import Progress, Range
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
+from pgflo.sinks.postgres.landing import Target
 from pgflo.sinks.postgres.prepare import NotEmpty, SourceTable, prepare
-from pgflo.sinks.postgres.range_copy import RangeCopy, Target
+from pgflo.sinks.postgres.range_copy import RangeCopy
 
 if TYPE_CHECKING:
     from tests.fix_changes import Changes, Sink
@@ -303,6 +304,25 @@ def test_a_table_copied_anew_is_emptied_once_and_takes_no_range_of_its_former_co
         # The same once more changes nothing.
         begin(to, anew, b, incarnation=incarnation)
         assert target.rows(counts) == [(1, 1)]
+
+
+def test_a_copy_as_of_before_what_is_applied_is_refused(target: Database) -> None:
+    # Its changes up to there went with the rows that are emptied, and do not come again.
+    target.execute("CREATE TABLE a (n int)")
+    to, incarnation = destination(target), uuid.uuid4()
+    a = table("a", "n")
+    begin(to, a, incarnation=incarnation)
+    with to.connect("shard0") as conn:
+        held = progress.take(conn, to)
+        with conn.transaction():
+            conn.execute("INSERT INTO public.a VALUES (1)")
+            progress.move(conn, to, held, (START + 8, 1), START + 9)
+    with pytest.raises(PgfloError, match=r"public\.a") as refused:
+        begin(to, replace(a, snapshot_lsn=START + 8), incarnation=incarnation)
+    assert refused.value.kind is errors.SINK_CHAIN_GAP
+    assert target.value("SELECT count(*) FROM a") == 1
+    begin(to, replace(a, snapshot_lsn=START + 9), incarnation=incarnation)
+    assert target.value("SELECT count(*) FROM a") == 0
 
 
 def test_a_table_that_joins_is_judged_alone(target: Database) -> None:

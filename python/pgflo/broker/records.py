@@ -145,6 +145,11 @@ class ColumnRecord:
     type_oid: int
     type_name: str
     typmod: int
+    base_oid: int = 0
+    """The type beneath domains, else the type itself; 0 in records that do not tell."""
+    is_enum: bool = False
+    category: str = ""
+    """pg_type.typcategory: S are character strings."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +215,10 @@ class SinkRecord(Stored):
     applied_changes: int = 0
     blocked_by: str = ""
     """A lock that the destination waits for, and who holds it; or a standby."""
+    rules: dict[str, list[int]] = field(default_factory=dict)
+    """Rule or route → rows that it dropped, rows that it changed."""
+    programs: dict[str, str] = field(default_factory=dict)
+    """schema.table → digest of what rules make of it, to tell what changed between two runs."""
     schema_parts: int = 0
     """Indexes, constraints and triggers that --target-sync-schema makes."""
     schema_parts_done: int = 0

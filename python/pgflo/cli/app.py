@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgflo.cli import compare, demo, drop, replicate, report, status, version, worker
+from pgflo.cli import (
+    compare,
+    config,
+    demo,
+    drop,
+    replicate,
+    report,
+    rules,
+    status,
+    version,
+    worker,
+)
 from pgflo.cli import run as run_command
 from pgflo.cli.log_setup import META_JSON, META_VERBOSE
 from pgflo.cli.parse import CONTEXT, Group
@@ -42,6 +53,8 @@ app = Group(
             run_command.command,
             status.command,
             compare.command,
+            rules.group,
+            config.group,
             drop.command,
             demo.command,
             version.command,

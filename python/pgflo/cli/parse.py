@@ -51,6 +51,11 @@ class Values:
         self.config = config
         self.typed: Mapping[str, Any] = dict(context.params)
 
+    def argument(self, name: str) -> str | None:
+        """Give an argument that stands without a flag."""
+        given: str | None = self.typed.get(name)
+        return given
+
     def get(self, option: Option) -> Any:  # noqa: ANN401 - the type is the option's
         """Give the value, None if it is not set and has no default."""
         return self.typed.get(option.parameter)
@@ -196,6 +201,7 @@ def command(
     name: str,
     panels: Mapping[str, Sequence[Option]],
     *,
+    arguments: Sequence[click.Argument] = (),
     required: Sequence[Option] = (),
     reads_config: bool = True,
     log_json_elsewhere: bool = False,
@@ -217,7 +223,7 @@ def command(
             function(values)
 
         seen: set[str] = set()
-        parameters: list[click.Parameter] = []
+        parameters: list[click.Parameter] = list(arguments)
         for panel, options in {**panels, "Global": GLOBAL}.items():
             for option in options:
                 if option.name not in seen:

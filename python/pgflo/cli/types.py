@@ -139,6 +139,7 @@ PLAIN: dict[Type, click.ParamType[Any]] = {
     Type.SWITCH: click.BOOL,
     Type.DURATION: Duration(),
     Type.PATH: File(),
+    Type.REFERENCE: click.STRING,
     Type.PATTERNS: Patterns(),
     Type.HIDDEN: Hidden(),
     Type.GROUP: Pattern("name", GROUP_NAME, "a name of a-z, 0-9 and _, at most 40 characters"),

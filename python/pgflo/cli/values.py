@@ -211,6 +211,8 @@ def worker(values: Values, kind: str = "postgres") -> s.WorkerSettings:
         shards=values.get(o.SHARDS) if is_postgres else 1,
         copy_writers=values.get(o.COPY_WRITERS) if is_postgres else 1,
         target_not_empty=values.get(o.TARGET_NOT_EMPTY) if is_postgres else "error",
+        rules_config=values.get(o.RULES_CONFIG),
+        routing_config=values.get(o.ROUTING_CONFIG),
         schema_source=schema_source(values)
         if is_postgres and values.get(o.TARGET_SYNC_SCHEMA)
         else None,

@@ -39,6 +39,8 @@ SINK_OPTIONS = {
 }
 KIND = re.compile(r"stdout|[a-z][a-z0-9_-]*:")
 """Destination of a sink that needs no more than its kind: `stdout`, `NAME:`."""
+SHORT_NAMES = {"rules": BY_NAME["rules-config"], "routing": BY_NAME["routing-config"]}
+"""Keys that name a file, or hold what would be in it."""
 MAX_FILE_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 VARIABLE = re.compile(r"\$(?P<escaped>\$)?\{(?P<name>[^{}]*)\}")
@@ -208,12 +210,14 @@ class _Reader:
                 self._read_sinks(value, config)
             elif name in SECTIONS and self._is_mapping(value):
                 self._read_section(name, value, config.values, config.lines)
-            elif name in BY_NAME and BY_NAME[name].in_file:
-                self._take(BY_NAME[name], name, key, value, config.values, config.lines)
+            elif name in SHORT_NAMES or (name in BY_NAME and BY_NAME[name].in_file):
+                option = SHORT_NAMES.get(name) or BY_NAME[name]
+                self._take(option, name, key, value, config.values, config.lines)
             elif name in SECTIONS:
                 self._mistake(key, f"{name} needs keys of its own: {', '.join(SECTIONS[name])}")
             else:
-                self._unknown(key, name, [o.name for o in ALL if o.in_file] + [*SECTIONS, SINKS])
+                known = [o.name for o in ALL if o.in_file]
+                self._unknown(key, name, [*known, *SECTIONS, *SHORT_NAMES, SINKS])
 
     def _read_section(
         self,
@@ -251,10 +255,10 @@ class _Reader:
                     self._take_destination(where, at, value, sink)
                 elif name in SINK_SECTIONS and self._is_mapping(value):
                     self._read_section(name, value, sink.values, sink.lines, SINK_OPTIONS)
-                elif name in SINK_OPTIONS:
-                    self._take(SINK_OPTIONS[name], where, at, value, sink.values, sink.lines)
+                elif option := SHORT_NAMES.get(name) or SINK_OPTIONS.get(name):
+                    self._take(option, where, at, value, sink.values, sink.lines)
                 else:
-                    known = [f"sinks.{sink_name}.{k}" for k in ("to", *SINK_OPTIONS)]
+                    known = [f"sinks.{sink_name}.{k}" for k in ("to", *SHORT_NAMES, *SINK_OPTIONS)]
                     self._unknown(at, where, known)
 
     def _take_destination(self, name: str, key: Node, value: Node, sink: Sink) -> None:
@@ -295,6 +299,8 @@ class _Reader:
         if isinstance(node, SequenceNode) and option.type is Type.PATTERNS:
             items = [self._value(option, name, item) for item in node.value]
             return tuple(item for item in items if isinstance(item, str))
+        if option.type is Type.REFERENCE and not isinstance(node, ScalarNode):
+            return f"{self.path}#{name}"
         if not isinstance(node, ScalarNode):
             self._mistake(node, f"{name} needs a single value")
             return None

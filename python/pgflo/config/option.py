@@ -26,6 +26,8 @@ class Type(enum.Enum):
     DURATION = "duration"
     """Seconds: `500ms`, `150s`, `10m`, `1h`."""
     PATH = "path"
+    REFERENCE = "reference"
+    """A file. A configuration file may hold what is in it: `pgflo.yaml#rules` is then its name."""
     PATTERNS = "patterns"
     """Comma-separated names of tables, quoted as in SQL where odd."""
     GROUP = "group"

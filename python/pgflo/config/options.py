@@ -256,6 +256,18 @@ COPY_WRITERS = Option(
     least=1,
     most=256,
 )
+RULES_CONFIG = Option(
+    "rules-config",
+    "File with rules: filters, masks, regular expressions, columns left out.",
+    Type.REFERENCE,
+    metavar="FILE",
+)
+ROUTING_CONFIG = Option(
+    "routing-config",
+    "File with routes: other tables, other columns, several of them.",
+    Type.REFERENCE,
+    metavar="FILE",
+)
 TARGET = Option(
     "target",
     "Destination as URL or connection string, instead of --target-host and so on.",
@@ -417,6 +429,22 @@ RETRY_MAX_WAIT = Option(
     key="max-wait",
 )
 
+TABLE = Option("table", "Table of the row, as at the source.", in_file=False)
+ROW = Option("row", "The row, as a JSON object.", in_file=False, metavar="JSON")
+OLD = Option(
+    "old",
+    "The row before the change; all columns: REPLICA IDENTITY FULL.",
+    in_file=False,
+    metavar="JSON",
+)
+OP = Option(
+    "op",
+    "What happened to it at the source.",
+    Type.CHOICE,
+    default="insert",
+    choices=("insert", "update", "delete"),
+    in_file=False,
+)
 WATCH = Option("watch", "Stay, and show it again every second.", Type.SWITCH, in_file=False)
 TIMEOUT = Option(
     "timeout",
@@ -445,6 +473,8 @@ TARGET_SERVER = (
 )
 APPLYING = (
     SINK,
+    RULES_CONFIG,
+    ROUTING_CONFIG,
     SHARDS,
     EPOCH_BYTES,
     BATCH_SIZE,
@@ -461,7 +491,7 @@ SCHEMA_SOURCE = (
     SOURCE_PASSWORD,
 )
 """The source as a worker names it, for --target-sync-schema alone."""
-EPOCHS = (SINK, EPOCH_BYTES, BATCH_SIZE)
+EPOCHS = (SINK, EPOCH_BYTES, BATCH_SIZE, RULES_CONFIG, ROUTING_CONFIG)
 """What sinks have in common that are no database."""
 FILES = (FILE_OUTPUT_DIR, FILE_MAX_SIZE, FILE_ROTATE_INTERVAL, FILE_COMPRESS)
 WEBHOOKS = (WEBHOOK_URL, WEBHOOK_SECRET, WEBHOOK_BATCH, WEBHOOK_TIMEOUT, WEBHOOK_CONCURRENCY)
@@ -505,6 +535,10 @@ ALL: tuple[Option, ...] = tuple(
             *WORKING,
             JSON,
             YES,
+            TABLE,
+            ROW,
+            OLD,
+            OP,
             WATCH,
             TIMEOUT,
             KEEP,

@@ -183,6 +183,10 @@ class WorkerSettings(Settings):
     shards: int = Field(default=1, ge=1, le=MOST_SHARDS)
     copy_writers: int = Field(default=CORES, ge=1, le=256)
     target_not_empty: Literal["error", "truncate", "append"] = "error"
+    rules_config: str | None = None
+    """File with rules, or a part of one: `pgflo.yaml#rules`."""
+    routing_config: str | None = None
+    """File with routes, in the same way."""
     schema_source: SecretStr | None = None
     """Connection string of the source, from which the tables are brought; None: they are there."""
     once: bool = False

@@ -25,6 +25,7 @@ from pgflo.replicator.copied import lost_tables
 from pgflo.replicator.creation import Creator
 from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.renewal import renew
+from pgflo.replicator.snapshots import uncopied
 from pgflo.source.connection import application_name, connect
 from pgflo.source.shared_snapshot import SharedSnapshot, end_holders, snapshot_lost
 
@@ -51,6 +52,8 @@ class Opening:
         """The process that holds the snapshot, if it is one of ours."""
         self.is_abandoned = False
         """Whether a first start failed, and left nothing behind."""
+        self.has_begun = False
+        """Whether a snapshot was taken: if it is lost, another one is worth trying."""
         self.grows_later = False
         """Whether tables wait to join until the copy under way is complete."""
 
@@ -133,7 +136,7 @@ class Opening:
         if group.value.mode == "stream":
             await growth.add_uncopied(group, again)
             return True, None
-        return True, await self._renew(conn, group, again)
+        return True, await self._renew(conn, group, group.with_siblings(again), table_set)
 
     async def _without_copy(self, conn: psycopg.AsyncConnection[Any], group: Group) -> None:
         """Clear away what a copy left that ended between its last words in the record and this."""
@@ -142,13 +145,25 @@ class Opening:
         await end_holders(conn, self._settings.group)
 
     async def _renew(
-        self, conn: psycopg.AsyncConnection[Any], group: Group, tables: list[TableRecord]
+        self,
+        conn: psycopg.AsyncConnection[Any],
+        group: Group,
+        tables: list[TableRecord],
+        table_set: TableSet,
     ) -> SharedSnapshot | None:
         """Copy tables anew in this incarnation."""
         await self._end_holder()
-        self._holder = await renew(
-            conn, self._broker, self._settings, group, group.with_siblings(tables)
-        )
+        roots = {table.root for table in tables} - {None}
+        later = [
+            uncopied(table)
+            for table in table_set.tables
+            if table.root in roots and table.oid not in group.tables
+        ]
+        # Partitions made since were streamed alone. Their rows go with the others' where the
+        # destination has them in one table, so they are copied as well.
+        for table in later:
+            await group.note_joining(table)
+        self._holder = await renew(conn, self._broker, self._settings, group, [*tables, *later])
         if not group.unfinished:
             await self._without_copy(conn, group)  # all of them were dropped at the source
         return await self._share_new(group)
@@ -159,6 +174,7 @@ class Opening:
             self._holder = None
 
     async def _share_new(self, group: Group) -> SharedSnapshot | None:
+        self.has_begun = True
         if not group.unfinished:
             return None
         if (snapshot := await self._share(group)) is None:

@@ -10,9 +10,11 @@ The slot tells the one point in the log that fits the snapshot: a transaction th
 it is in the copy, any other comes through the stream. (`pg_current_wal_lsn()` would not do: a
 commit may be in the log and not yet visible.) Sinks pass over a table's changes before its point.
 
-Invariant: while this runs nothing is streamed. So whatever the change stream holds by now committed
-before the new points, and what comes behind them is published when the records say so. A crash
-between any two steps leaves tables that are not finished; the next start renews them again.
+Invariant: while this runs nothing is streamed, and whoever read the group's slot before is cut off
+first: what a replicator that was taken for dead still has was committed by then. So whatever the
+change stream holds by now committed before the new points, and what comes behind them is published
+when the records say so. A crash between any two steps leaves tables that are not finished; the next
+start renews them again.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ async def renew(
     `psycopg.Error`.
     """
     known = {table.oid: _source_table(table) for table in tables}
+    await slot.end_old_reader(conn, group.value.slot)
     await end_holders(conn, settings.group)
     await create_streams(broker, group.names, settings.nats, copy=True)
     present = await catalog.present(conn, known)

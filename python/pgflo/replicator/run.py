@@ -100,6 +100,8 @@ class Replicator:
         self._opening = Opening(settings, broker)
         self._target_lsn: int | None = None
         self._waits = Waits(settings.retry)
+        self._lost_copies = 0
+        """Snapshots lost since a copy was complete."""
 
     async def run(self) -> None:
         """Take the lease, then make or resume the group and work on it."""
@@ -130,7 +132,6 @@ class Replicator:
 
     async def _work(self, record: Record) -> None:
         """Open the group and replicate, again after what time can heal."""
-        lost_copies = 0
         while not self._stop.is_set():
             try:
                 opened = await first_of(self._opening.open(record), self._stop.wait())
@@ -146,9 +147,11 @@ class Replicator:
                 continue
             else:
                 return
-            lost_copies += problem.kind is errors.COPY_BROKEN
-            if lost_copies >= COPY_ATTEMPTS:
+            self._lost_copies += problem.kind is errors.COPY_BROKEN
+            if self._lost_copies >= COPY_ATTEMPTS:
                 raise problem
+            if self._opening.has_begun:
+                self._waits.started()
             await self._waits.wait(problem, self._stop)
 
     async def _replicate(self, group: Group, snapshot: SharedSnapshot | None) -> None:
@@ -181,6 +184,7 @@ class Replicator:
     async def _copy(self, copy: Copy) -> None:
         """Copy what is left, then let go of the snapshot."""
         await copy.run()
+        self._lost_copies = 0
         await self._opening.let_go()
 
     async def _copy_and_stream(self, group: Group, copy: Copy | None, sinks: Sinks) -> int | None:

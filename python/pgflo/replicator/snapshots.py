@@ -108,7 +108,15 @@ def uncopied(table: SourceTable, snapshot_lsn: int = 0) -> TableRecord:
         name=table.name,
         root=table.root,
         columns=[
-            ColumnRecord(column.name, column.type_oid, column.type_name, column.typmod)
+            ColumnRecord(
+                column.name,
+                column.type_oid,
+                column.type_name,
+                column.typmod,
+                column.base_oid,
+                column.is_enum,
+                column.category,
+            )
             for column in table.columns
         ],
         key=list(table.key),

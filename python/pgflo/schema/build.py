@@ -3,7 +3,7 @@
 Upstream: the worker, before and after the copy. Downstream: `ledger`, whose transactions make
 parts; the worker's report.
 Invariant: keys are begun before anything that can wait, no two parts that would lock each other out
-work on one table, and when `after_rows` returns every part of the plan is made.
+work on one table, and when `AfterRows.run` returns every part of the plan is made.
 
 All of it comes before the first change. An index that is made while changes are applied would hold
 them up or be held up by them; and a foreign key can be checked in the state that the copy leaves,
@@ -28,8 +28,6 @@ from pgflo.supervisor.race import all_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg.rows import TupleRow
-
     from pgflo.schema.plan import Part
     from pgflo.sinks.postgres.connection import Destination
 
@@ -40,13 +38,20 @@ PARTS_A_COMMIT = 50
 which the server's lock table has a fixed size."""
 
 
-def before_rows(conn: psycopg.Connection[TupleRow], to: Destination) -> None:
+async def before_rows(to: Destination) -> None:
     """Make all that has to be there before the rows. Raises `PgfloError`; done parts stay done."""
-    parts = [part for part in ledger.open_parts(conn, to)[0] if part.stage is Stage.BEFORE_ROWS]
-    for first in range(0, len(parts), PARTS_A_COMMIT):
-        ledger.make(conn, to, parts[first : first + PARTS_A_COMMIT])
-    if parts:
-        log.info("tables made at the destination, and what they need", objects=len(parts))
+    left, _ = await asyncio.to_thread(_open_parts, to)
+    parts = [part for part in left if part.stage is Stage.BEFORE_ROWS]
+    if not parts:
+        return
+    conn = await asyncio.to_thread(ledger.connect, to, "schema")
+    try:
+        for first in range(0, len(parts), PARTS_A_COMMIT):
+            some = parts[first : first + PARTS_A_COMMIT]
+            await to_its_end(conn, ledger.make, conn, to, some)
+    finally:
+        conn.close()
+    log.info("tables made at the destination, and what they need", objects=len(parts))
 
 
 async def tell_unfinished(to: Destination) -> None:

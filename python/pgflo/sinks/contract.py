@@ -51,6 +51,11 @@ if TYPE_CHECKING:
     from pgflo._core import Events
     from pgflo.broker.records import SinkRecord, TableRecord
     from pgflo.config.settings import WorkerSettings
+    from pgflo.rules.bind import Bound
+    from pgflo.rules.spec import Spec
+
+Ruled = tuple[int, int, int]
+"""What a rule did: its number, rows dropped, rows changed."""
 
 Ranges = dict[tuple[int, int], dict[int, int]]
 """(oid of the table, LSN of the snapshot) → number of a committed range → its rows."""
@@ -111,6 +116,9 @@ class Start:
     """What the group's record says of this sink in this incarnation."""
     known_ranges: Ranges
     """The same of the copy."""
+    bound: Bound | None
+    """The sink's rules, if it has any. The worker takes changes through them; copied rows are the
+    sink's to take through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,11 @@ class Writer(Protocol):
     @property
     def held(self) -> Progress:
         """What it had when it was opened."""
+        ...
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Up to where changes were written, committed or not."""
         ...
 
     def write(self, bodies: Sequence[Body], *, is_divisible: bool) -> None:
@@ -214,8 +227,11 @@ class RangeWriter(Protocol):
         """Take a piece of the rows; pieces may end inside a row."""
         ...
 
-    def commit(self, total_rows: int) -> None:
-        """Make the range durable. Raises SINK_ROW_COUNT where other than so many rows came."""
+    def commit(self, total_rows: int) -> list[Ruled]:
+        """Make the range durable; tell what rules did.
+
+        Raises SINK_ROW_COUNT where other than so many rows came.
+        """
         ...
 
     def abandon(self) -> None:
@@ -254,6 +270,11 @@ class Sink(Protocol):
         ...
 
     @property
+    def spec(self) -> Spec:
+        """The rules that changes go through before a writer sees them."""
+        ...
+
+    @property
     def snapshots(self) -> Mapping[int, int]:
         """Those of `Start`: changes of these tables that are older are kept away from writers."""
         ...
@@ -269,7 +290,7 @@ class Sink(Protocol):
         """Tell which ranges are committed."""
         ...
 
-    def targets(self, tables: Sequence[TableRecord]) -> Mapping[int, Target]:
+    def targets(self, tables: Sequence[TableRecord], bound: Bound | None) -> Mapping[int, Target]:
         """Find where the rows of tables go, by OID."""
         ...
 

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
+from pgflo.rules.bind import compiled
+from pgflo.rules.destinations import destined
+from pgflo.rules.spec import NOTHING, Spec
 from pgflo.sinks.contract import Mark, Opening, Outlet, Progress, Stored, Taken
 
 if TYPE_CHECKING:
@@ -22,10 +25,28 @@ if TYPE_CHECKING:
 
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
-    from pgflo.sinks.contract import Body, Range, Ranges, Start
+    from pgflo.rules.bind import Bound
+    from pgflo.rules.destinations import Destined
+    from pgflo.sinks.contract import Body, Range, Ranges, Ruled, Start
 
 FULL = "f"
 """Replica identity that sends whole old rows; the key is then known from the table's record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table that is copied, and where its rows go."""
+
+    table: TableRecord
+    destinations: tuple[Destined, ...]
+    is_ruled: bool
+    """Whether rows go through rules; else they pass as they came."""
+
+    @property
+    def snapshot_lsn(self) -> int:
+        """The snapshot whose ranges are wanted."""
+        return self.table.snapshot_lsn
+
 
 Open = Callable[[Opening], Outlet]
 
@@ -45,6 +66,7 @@ class LineSink:
     """Whether the outlet does."""
     keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     snapshots: Mapping[int, int] = field(default_factory=dict)
+    spec: Spec = NOTHING
 
     most_copy_writers: ClassVar[int | None] = 1
 
@@ -66,7 +88,12 @@ class LineSink:
         keeps_position = stored is not None
         if stored is None:
             stored = _recorded(start)
-        keys = {t.oid: tuple(t.key) for t in start.tables if t.identity == FULL and t.key}
+        keys = {
+            to.oid: to.here(table.key)
+            for table in start.tables
+            if table.identity == FULL and table.key
+            for to in destined(table, start.bound)
+        }
         sink = replace(
             self,
             opening=opening,
@@ -74,6 +101,7 @@ class LineSink:
             keeps_position=keeps_position,
             keys=keys,
             snapshots=start.snapshots,
+            spec=NOTHING if start.bound is None else start.bound.spec,
         )
         has_begun = stored.position == (start.start_lsn, 0) and not stored.ranges
         return Taken(sink, stored.position, stored.end_lsn, has_begun)
@@ -82,9 +110,16 @@ class LineSink:
         """Give what was found when it was taken over."""
         return {table: dict(ranges) for table, ranges in self.stored.ranges.items()}
 
-    def targets(self, tables: Sequence[TableRecord]) -> dict[int, TableRecord]:
-        """Give the tables: their lines go where all go."""
-        return {table.oid: table for table in tables}
+    def targets(self, tables: Sequence[TableRecord], bound: Bound | None) -> dict[int, Target]:
+        """Tell what rules make of the tables: their lines go where all go."""
+        return {
+            table.oid: Target(
+                table,
+                destined(table, bound),
+                is_ruled=bound is not None and not bound.programs[table.oid].copies_as_is,
+            )
+            for table in tables
+        }
 
     def start_streaming(self, start_lsn: int) -> None:  # noqa: ARG002 - a position says enough
         """Tell the outlet, if that may be of use to it."""
@@ -101,7 +136,7 @@ class LineSink:
         """Open the outlet for ranges of a copy."""
         outlet, scribe, held = self._open()
         known = outlet.stored() or self.stored
-        return LineRanges(outlet, scribe, held, known.ranges)
+        return LineRanges(outlet, scribe, held, known.ranges, self.spec)
 
     def _open(self) -> tuple[Outlet, _core.JsonScribe, Progress]:
         if self.opening is None:
@@ -148,6 +183,11 @@ class LineWriter:
         """Up to where lines are written, committed or not."""
         self._written = Written()
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Up to where lines are written."""
+        return self._position
+
     def write(self, bodies: Sequence[Body], *, is_divisible: bool) -> None:  # noqa: ARG002 - always
         """Print bodies, each in one call."""
         for body in bodies:
@@ -192,81 +232,102 @@ class LineWriter:
 
 
 class LineRanges:
-    """Copied rows into an outlet."""
+    """Copied rows into an outlet, through the sink's rules."""
 
     def __init__(
-        self, outlet: Outlet, scribe: _core.JsonScribe, held: Progress, known: Ranges
+        self,
+        outlet: Outlet,
+        scribe: _core.JsonScribe,
+        held: Progress,
+        known: Ranges,
+        spec: Spec,
     ) -> None:
         self._outlet = outlet
         self._scribe = scribe
         self._held = held
         self._known = {(*table, number) for table, ranges in known.items() for number in ranges}
+        self._rules = spec.compiled() if spec else None
         self._range: Range | None = None
-        self._rows: _core.JsonRows | None = None
+        self._rows: list[_core.JsonRows] = []
+        """One for each destination."""
         self._to_text: _core.BinaryToText | None = None
+        self._rewriter: _core.CopyRewriter | None = None
 
     def is_known(self, wanted: Range) -> bool:
         """Whether the range is committed."""
         return (wanted.oid, wanted.snapshot_lsn, wanted.range_no) in self._known
 
-    def begin(self, wanted: Range, target: TableRecord, *, is_binary: bool) -> None:
+    def begin(self, wanted: Range, target: Target, *, is_binary: bool) -> None:
         """Begin a range."""
-        types = [column.type_oid for column in target.columns]
-        self._to_text = _core.BinaryToText(types) if is_binary else None
+        table = target.table
+        types = {column.name: column.type_oid for column in table.columns}
+        self._to_text = _core.BinaryToText(list(types.values())) if is_binary else None
+        self._rewriter = None
+        if target.is_ruled and self._rules is not None:
+            program = compiled(self._rules, table)
+            self._rewriter = _core.CopyRewriter(program, len(self._rules.labels))
+        self._rows = [
+            self._scribe.rows(
+                to.oid,
+                to.schema,
+                to.name,
+                [(here, types[there]) for there, here in to.columns],
+                to.here(table.key),
+                snapshot_lsn=wanted.snapshot_lsn,
+                range_no=wanted.range_no,
+            )
+            for to in target.destinations
+        ]
         self._range = wanted
-        self._rows = self._scribe.rows(
-            target.oid,
-            target.schema,
-            target.name,
-            [(column.name, column.type_oid) for column in target.columns],
-            target.key,
-            snapshot_lsn=wanted.snapshot_lsn,
-            range_no=wanted.range_no,
-        )
 
     def write(self, rows: memoryview) -> None:
         """Print the rows that end in this piece."""
-        wanted, scribe = self._begun()
-        try:
-            events = scribe.feed(self._to_text.feed(rows) if self._to_text else rows)
-        except _core.DecodeError as error:
-            raise _unprintable(f"a row of {_named(wanted)}", error) from None
-        if events.count:
-            self._outlet.write(events)
+        wanted = self._begun()
+        text = self._to_text.feed(rows) if self._to_text else rows
+        pieces = [text] if self._rewriter is None else [d for d, _ in self._rewriter.feed(text)]
+        for scribe, piece in zip(self._rows, pieces, strict=True):
+            try:
+                events = scribe.feed(piece)
+            except _core.DecodeError as error:
+                raise _unprintable(f"a row of {_named(wanted)}", error) from None
+            if events.count:
+                self._outlet.write(events)
 
-    def commit(self, total_rows: int) -> None:
+    def commit(self, total_rows: int) -> list[Ruled]:
         """Have the range made durable."""
-        wanted, scribe = self._begun()
+        wanted = self._begun()
         try:
             if self._to_text is not None:
                 self._to_text.finish()
-            rows = scribe.finish()
+            printed = sum(scribe.finish() for scribe in self._rows)
         except _core.DecodeError as error:
             raise _unprintable(f"the last row of {_named(wanted)}", error) from None
-        if rows != total_rows:
+        read, counts = (printed, []) if self._rewriter is None else self._rewriter.finish()
+        if read != total_rows:
             raise PgfloError(
                 errors.SINK_ROW_COUNT,
-                f"{_named(wanted)}: {total_rows} rows were read, {rows} arrived",
+                f"{_named(wanted)}: {total_rows} rows were read, {read} arrived",
             )
-        self._outlet.commit(Mark(self._held.position, self._held.end_lsn, wanted, rows))
+        self._outlet.commit(Mark(self._held.position, self._held.end_lsn, wanted, total_rows))
         self._known.add((wanted.oid, wanted.snapshot_lsn, wanted.range_no))
-        self._range = self._rows = None
+        self._range = None
+        return counts
 
     def abandon(self) -> None:
         """Have what is written of the range forgotten, if that is possible."""
         if self._range is not None:
-            self._range = self._rows = None
+            self._range = None
             self._outlet.roll_back()
 
     def close(self) -> None:
         """Close the outlet."""
         self._outlet.close()
 
-    def _begun(self) -> tuple[Range, _core.JsonRows]:
-        if self._range is None or self._rows is None:
+    def _begun(self) -> Range:
+        if self._range is None:
             message = "no range is begun"
             raise RuntimeError(message)
-        return self._range, self._rows
+        return self._range
 
 
 def _unprintable(what: str, error: _core.DecodeError) -> PgfloError:

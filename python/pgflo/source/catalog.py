@@ -66,8 +66,17 @@ WHERE c.oid = ANY (%s::oid[]) AND c.relkind = 'r'
 
 _COLUMNS = """
 SELECT a.attrelid::int8 AS oid, a.attname AS name, a.atttypid::int8 AS type_oid,
-       format_type(a.atttypid, NULL) AS type_name, a.atttypmod AS typmod
+       format_type(a.atttypid, NULL) AS type_name, a.atttypmod AS typmod,
+       base.oid::int8 AS base_oid, base.typtype = 'e' AS is_enum, base.typcategory::text AS category
 FROM pg_catalog.pg_attribute a
+CROSS JOIN LATERAL (
+    WITH RECURSIVE beneath AS (
+        SELECT * FROM pg_catalog.pg_type WHERE oid = a.atttypid
+        UNION ALL
+        SELECT t.* FROM beneath b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype
+        WHERE b.typtype = 'd'
+    ) SELECT oid, typtype, typcategory FROM beneath WHERE typtype <> 'd'
+) base
 WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attrelid, a.attnum
 """
@@ -94,6 +103,11 @@ class SourceColumn:
     type_oid: int
     type_name: str
     typmod: int
+    base_oid: int
+    """The type beneath domains, else the type itself."""
+    is_enum: bool
+    category: str
+    """pg_type.typcategory: S are character strings."""
 
 
 @dataclass(frozen=True, slots=True)

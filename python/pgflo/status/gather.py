@@ -64,12 +64,25 @@ class TableLook:
     schema: str
     state: str
     ranges: int
+    waiting_ranges: int
+    copying_ranges: int
+    """Being read at this moment, as the replicator said last."""
     published_ranges: int
     published_rows: int
     published_bytes: int
     bytes: int
     applied: dict[str, int]
     """Sink → ranges it has committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HolderLook:
+    """Who holds the snapshot and the locks of an unfinished copy."""
+
+    backend_pid: int
+    """Session at the source."""
+    pid: int
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,8 @@ class SinkLook:
     """Indexes, constraints and triggers that are made after the rows."""
     schema_parts_done: int
     updated_at: str
+    rules: dict[str, list[int]]
+    """Rule or route → rows that it dropped, rows that it changed."""
     shards: list[ShardLook]
     """Empty when there is one: it is where the sink is."""
 
@@ -119,6 +134,7 @@ class Snapshot:
     final_lsn: str | None
     source: SourceState | None
     stream: StreamLook | None
+    holder: HolderLook | None = None
     tables: list[TableLook] = field(default_factory=list)
     sinks: list[SinkLook] = field(default_factory=list)
 
@@ -161,6 +177,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
         final_lsn=_core.lsn_format(group.final_lsn) if group.final_lsn is not None else None,
         source=source,
         stream=stream,
+        holder=_holder(group),
         tables=[
             _table(
                 table,
@@ -178,12 +195,19 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
     )
 
 
+def _holder(group: GroupRecord) -> HolderLook | None:
+    held = group.snapshot
+    return HolderLook(held.backend_pid, held.pid, held.host) if held is not None else None
+
+
 def _table(table: TableRecord, applied: dict[str, int]) -> TableLook:
     return TableLook(
         name=table.name,
         schema=table.schema,
         state=str(table.state.value),
         ranges=table.ranges,
+        waiting_ranges=table.ranges - table.published_ranges - table.running_ranges,
+        copying_ranges=table.running_ranges,
         published_ranges=table.published_ranges,
         published_rows=table.published_rows,
         published_bytes=table.published_bytes,
@@ -216,6 +240,7 @@ async def _sink(
         schema_parts=sink.schema_parts if current else 0,
         schema_parts_done=sink.schema_parts_done if current else 0,
         updated_at=sink.updated_at,
+        rules=sink.rules if current else {},
         shards=[
             ShardLook(
                 end_lsn=_core.lsn_format(shard.end_lsn),

@@ -54,6 +54,8 @@ def draw(snapshot: Snapshot) -> RenderableType:
             for sink in snapshot.sinks
             if sink.blocked_by
         ]
+        if any(sink.rules for sink in snapshot.sinks):
+            parts.append(_rules(snapshot))
         parts += [
             Text(
                 f"{sink.name} has made {sink.schema_parts_done} of {sink.schema_parts}"
@@ -80,6 +82,13 @@ def _head(snapshot: Snapshot) -> RenderableType:
             "published",
             f"up to {stream.end_lsn or snapshot.start_lsn}; the broker holds"
             f" {stream.envelopes} envelopes, {size(stream.bytes)} of {size(stream.max_bytes)}",
+        )
+    holder = snapshot.holder
+    if holder is not None:
+        table.add_row(
+            "snapshot",
+            f"with its locks held by session {holder.backend_pid} of the source"
+            f" (process {holder.pid} on {holder.host})",
         )
     source = snapshot.source
     if source is not None and source.slot_active is None:
@@ -113,20 +122,33 @@ def _sinks(snapshot: Snapshot) -> RenderableType:
     return table
 
 
+def _rules(snapshot: Snapshot) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("sink", "rule or route", "rows dropped", "rows changed"):
+        table.add_column(title, justify="right" if title.startswith("rows") else "left")
+    for sink in snapshot.sinks:
+        for label, (dropped, changed) in sink.rules.items():
+            table.add_row(sink.name, label, f"{dropped:,}", f"{changed:,}")
+    return table
+
+
 def _tables(tables: list[TableLook], sinks: list[str]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("table")
     table.add_column("copy")
-    table.add_column("published", justify="right")
-    table.add_column("rows", justify="right")
+    for title in ("ranges", "waiting", "copying", "published", "rows"):
+        table.add_column(title, justify="right")
     for sink in sinks:
-        table.add_column(sink, justify="right")
+        table.add_column(f"applied by {sink}", justify="right")
     for one in tables:
         table.add_row(
             f"{one.schema}.{one.name}",
             one.state,
-            f"{one.published_ranges}/{one.ranges}",
+            f"{one.ranges:,}",
+            f"{one.waiting_ranges:,}",
+            f"{one.copying_ranges:,}",
+            f"{one.published_ranges:,}",
             f"{one.published_rows:,}",
-            *(f"{one.applied.get(sink, 0)}/{one.ranges}" for sink in sinks),
+            *(f"{one.applied.get(sink, 0):,}" for sink in sinks),
         )
     return table

@@ -10,18 +10,20 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, NoReturn
 
+from pgflo.rules.destinations import destined
 from pgflo.schema.build import AfterRows, tell_unfinished
 from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.sink import PostgresSink
-from pgflo.sinks.postgres.tables import source_table
+from pgflo.sinks.postgres.tables import sink_tables
 from pgflo.worker.sequences import Sequences
 from pgflo.worker.tables import is_copied
 
 if TYPE_CHECKING:
     from pgflo.broker.record import Record
     from pgflo.config.settings import WorkerSettings
+    from pgflo.rules.bind import Bound
     from pgflo.sinks.contract import Sink
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
@@ -52,9 +54,15 @@ class DatabaseCare(Care):
     """That of a PostgreSQL destination."""
 
     def __init__(
-        self, to: PostgresSink, settings: WorkerSettings, record: Record, group_view: GroupView
+        self,
+        to: PostgresSink,
+        settings: WorkerSettings,
+        record: Record,
+        group_view: GroupView,
+        bound: Bound | None,
     ) -> None:
         self._to = to
+        self._bound = bound
         self._settings = settings
         self._record = record
         self._group_view = group_view
@@ -63,7 +71,11 @@ class DatabaseCare(Care):
     async def before_rows(self, view: View) -> None:
         """Bring the schema, if that is wanted."""
         if self._settings.schema_source is not None:
-            names = {oid: (table.schema, table.name) for oid, table in view.tables.items()}
+            names = {
+                oid: (table.schema, table.name)
+                for oid, table in view.tables.items()
+                if any(to.is_own for to in destined(table, self._bound))
+            }
             source = self._settings.schema_source.get_secret_value()
             incarnation = uuid.UUID(view.group.incarnation)
             await sync_before_rows(self._to, Wanted(source, incarnation, names))
@@ -77,7 +89,7 @@ class DatabaseCare(Care):
         if is_copied(view) and not await asyncio.to_thread(self._is_complete):
             report.phase("analyzing")
             largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
-            tables = [source_table(table, copied=True) for table in largest_first]
+            tables = sink_tables(largest_first, self._bound, copied=True)
             await analyze(self._to, tables, self._settings.copy_writers)
 
     async def begin(self, view: View) -> None:
@@ -104,8 +116,14 @@ class DatabaseCare(Care):
             return progress.is_streaming(conn, self._to)
 
 
-def care_of(to: Sink, settings: WorkerSettings, record: Record, group_view: GroupView) -> Care:
+def care_of(
+    to: Sink,
+    settings: WorkerSettings,
+    record: Record,
+    group_view: GroupView,
+    bound: Bound | None,
+) -> Care:
     """Give the care that a sink needs."""
     if isinstance(to, PostgresSink):
-        return DatabaseCare(to, settings, record, group_view)
+        return DatabaseCare(to, settings, record, group_view, bound)
     return Care()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pgflo.broker.record import Record
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
+    from pgflo.rules.bind import Bound
     from pgflo.sinks.contract import Sink
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
@@ -61,7 +62,9 @@ class CopyLanes:
         to: Sink,
         view: GroupView,
         report: Report,
+        bound: Bound | None,
     ) -> None:
+        self._bound = bound
         self._broker = broker
         self._record = record
         self._names = names
@@ -149,7 +152,7 @@ class CopyLanes:
     # --- copy writers
 
     async def _start_children(self, view: View) -> None:
-        targets = await asyncio.to_thread(self._to.targets, list(view.tables.values()))
+        targets = await asyncio.to_thread(self._to.targets, list(view.tables.values()), self._bound)
         allowed = self._to.most_copy_writers or self._settings.copy_writers
         wanted = max(1, min(allowed, self._settings.copy_writers, view.group.lanes))
         for number in range(wanted):
@@ -173,6 +176,7 @@ class CopyLanes:
                     ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
                     ranges[message.range_no] = message.rows
                     self._untold.add(message.oid)
+                    self._report.ruled(message.rules)
                 self._lane_seqs[message.lane] = message.seq
             case Left():
                 self._free.append(message.lane)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +27,7 @@ from pgflo.broker.records import run_of
 from pgflo.errors import PgfloError
 from pgflo.sinks.contract import Range
 from pgflo.supervisor.lifeline import die_with_parent
+from pgflo.worker.filtering import rules_error
 from pgflo.worker.messages import Copied, Failed, Lane, Left, Message, decode, encode
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ def main(
         return  # the worker wants us to end; a range under way is rolled back
     except PgfloError as error:
         pipe.send_bytes(encode(Failed.of(error)))
+    except _core.RulesError as error:
+        pipe.send_bytes(encode(Failed.of(rules_error(error))))
     except _core.CoreError as error:
         detail = f"an envelope of the copy cannot be read: {error}"
         pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_CHAIN_GAP, detail))))
@@ -188,8 +192,12 @@ class CopyWriter:
                 errors.GROUP_CHANGED,
                 f"a copy lane brings rows of table {this.oid}, not one of ours",
             )
-        if this.snapshot_lsn != target.snapshot_lsn or header.part_no != 0:
-            # Of another snapshot; or the rest of an attempt whose beginning is not to be had.
+        if this.snapshot_lsn < target.snapshot_lsn:
+            # Of a copy that was given up: nobody needs it, as if it were applied.
+            self._drop(this, is_applied=True)
+        elif this.snapshot_lsn != target.snapshot_lsn or header.part_no != 0:
+            # Of a copy that we are to hear of; or the rest of an attempt whose beginning is not to
+            # be had.
             self._drop(this, is_applied=False)
         elif await self._in_thread(self._ranges.is_known, this):
             self._drop(this, is_applied=True)
@@ -200,8 +208,9 @@ class CopyWriter:
 
     async def _commit(self, lane: int, seq: int, this: Range, total_rows: int) -> None:
         self._open = None
-        await self._in_thread(self._ranges.commit, total_rows)
-        self._tell(_copied(lane, seq, this, rows=total_rows, is_new=True))
+        counts = await self._in_thread(self._ranges.commit, total_rows)
+        copied = _copied(lane, seq, this, rows=total_rows, is_new=True)
+        self._tell(replace(copied, rules=counts))
 
     async def _abandon(self) -> None:
         self._open = None

@@ -119,6 +119,7 @@ class Dispatcher:
             if self._reached.is_set():
                 return
             self._shards.on_reached = self._on_reached
+            self._shards.on_rules = self._report.ruled
             self._shards.on_moved = self._tell_shards
             self._shards.on_answer = self._wake.set
             await first_of(

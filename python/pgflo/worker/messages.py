@@ -21,6 +21,10 @@ Row = tuple[int, int, int, int]
 """Another shard's progress row: (shard, fence, commit_lsn, ordinal)."""
 
 
+Ruled = tuple[int, int, int]
+"""What a rule did: its number, rows dropped, rows changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """To the writer: `envelopes` envelopes follow; `commits`: they end a transaction there.
@@ -74,12 +78,13 @@ class Ready:
 class Done:
     """From the writer: a step is applied, and committed if it was to be.
 
-    `changes` and `conflicts` are those of the whole transaction, told when it commits.
+    `changes`, `conflicts` and `rules` are those of the whole transaction, told when it commits.
     """
 
     committed: bool
     changes: int = 0
     conflicts: dict[str, int] = field(default_factory=dict)
+    rules: list[Ruled] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Copied:
     range_no: int
     rows: int
     is_new: bool
+    rules: list[Ruled] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

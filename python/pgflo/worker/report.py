@@ -12,13 +12,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import structlog
+
 from pgflo.broker.records import ShardRecord, SinkRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pgflo.broker.record import Record
     from pgflo.worker.shard import Mark
+
+log = structlog.get_logger("pgflo.worker")
 
 SHORTEST_PAUSE_S = 0.25
 """Between two updates of the record."""
@@ -31,6 +35,8 @@ class Report:
         self._record = record
         self._told = told
         self._changed = asyncio.Event()
+        self.titles: list[str] = []
+        """What each rule and each route is, by the number it is counted under."""
 
     @classmethod
     async def register(
@@ -59,6 +65,8 @@ class Report:
                 lane_seqs=known.lane_seqs,
                 commit_time_us=known.commit_time_us,
                 applied_changes=known.applied_changes,
+                rules=known.rules,
+                programs=known.programs,
             )
         elif known is not None:
             await record.drop_sink(name)
@@ -107,6 +115,28 @@ class Report:
                 applied_changes=self._told.applied_changes + changes,
             )
         )
+
+    def ruled(self, counts: Iterable[tuple[int, int, int]]) -> None:
+        """Tell what rules did: their numbers, rows dropped, rows changed."""
+        rules = {label: list(done) for label, done in self._told.rules.items()}
+        for number, dropped, changed in counts:
+            done = rules.setdefault(self.titles[number], [0, 0])
+            done[0] += dropped
+            done[1] += changed
+        if rules != self._told.rules:
+            self._change(replace(self._told, rules=rules))
+
+    def compiled(self, programs: dict[str, str]) -> None:
+        """Tell what is made of each table, and log what that was otherwise until now."""
+        before = self._told.programs
+        changed = sorted(
+            table
+            for table in programs.keys() | before.keys()
+            if programs.get(table) != before.get(table)
+        )
+        if changed:
+            log.info("rules or routing are other than before", tables=", ".join(changed))
+            self._change(replace(self._told, programs=programs))
 
     def shards(self, stored: Sequence[Mark]) -> None:
         """Tell where each shard stands. One alone is where the sink is, and is told nothing of."""

@@ -27,6 +27,8 @@ from pgflo.broker.names import Names
 from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
+from pgflo.rules.bind import bind, digests
+from pgflo.rules.read import read as read_rules
 from pgflo.sinks.contract import Start, superseded
 from pgflo.sinks.kinds import make
 from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
@@ -43,6 +45,8 @@ from pgflo.worker.tables import basis, is_copied, is_described, younger_snapshot
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import RetrySettings, WorkerSettings
+    from pgflo.rules.bind import Bound
+    from pgflo.rules.read import Written
     from pgflo.sinks.contract import Ranges, Sink, Taken
     from pgflo.worker.care import Care
     from pgflo.worker.group_view import View
@@ -64,6 +68,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
     GROUP_SUPERSEDED if another worker took over, and every failure that time does not heal.
     """
     structlog.contextvars.bind_contextvars(group=settings.group, sink=settings.sink)
+    written = await asyncio.to_thread(read_rules, settings.rules_config, settings.routing_config)
     await asyncio.to_thread(warm_up, WORKER_CHILDREN)
     broker = await connect(settings.nats, name=f"pgflo worker {settings.group}/{settings.sink}")
     try:
@@ -76,7 +81,7 @@ async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
         if lease is None:
             return
         try:
-            await Worker(settings, broker, record, lease).run(stop)
+            await Worker(settings, broker, record, lease, written).run(stop)
         finally:
             with contextlib.suppress(PgfloError):
                 await lease.release()
@@ -88,8 +93,15 @@ class Worker:
     """The lives of one run."""
 
     def __init__(
-        self, settings: WorkerSettings, broker: Broker, record: Record, lease: Lease
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        record: Record,
+        lease: Lease,
+        written: Written,
     ) -> None:
+        self._written = written
+        self._bound: Bound | None = None
         self._settings = settings
         self._broker = broker
         self._record = record
@@ -151,6 +163,7 @@ class Worker:
                 view,
                 group_view,
                 report,
+                self._bound,
                 whole_only=self._whole_only,
             )
             await first_of(streaming.run(stop), care.follow())
@@ -171,13 +184,23 @@ class Worker:
             taken.position,
             taken.end_lsn,
         )
+        if self._bound is not None:
+            report.titles = self._bound.spec.titles
+        report.compiled(digests(self._bound, view.tables.values()))
         if is_copied(view):
             names = Names(self._settings.group, incarnation)
             lanes = CopyLanes(
-                self._broker, self._record, names, self._settings, self._to, group_view, report
+                self._broker,
+                self._record,
+                names,
+                self._settings,
+                self._to,
+                group_view,
+                report,
+                self._bound,
             )
             await first_of(lanes.run(), report.run())
-        care = care_of(self._to, self._settings, self._record, group_view)
+        care = care_of(self._to, self._settings, self._record, group_view, self._bound)
         await watched_task(self._to, care.complete(view, report), report)
         start_streaming = partial(self._to.start_streaming, view.group.start_lsn)
         await watched(self._to, start_streaming, report)
@@ -202,6 +225,7 @@ class Worker:
             for record in (await self._record.copied(self._settings.sink)).values():
                 ranges[record.oid, record.snapshot_lsn] = record.by_range()
         tables = list(view.tables.values())
+        self._bound = bind(self._written, tables) if self._written else None
         start = Start(
             incarnation,
             view.group.start_lsn,
@@ -210,8 +234,9 @@ class Worker:
             younger_snapshots(view),
             known,
             ranges,
+            self._bound,
         )
-        care = care_of(self._to, self._settings, self._record, group_view)
+        care = care_of(self._to, self._settings, self._record, group_view, self._bound)
         await watched_task(self._to, care.before_rows(view), self._report)
         take_over = partial(self._to.take_over, start, again=self._has_taken_over)
         taken = await watched(self._to, take_over, self._report)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pgflo.sinks.contract import Progress, Sink
     from pgflo.worker.epochs import Cut
-    from pgflo.worker.messages import Row
+    from pgflo.worker.messages import Row, Ruled
 
 LEVEL_S = 0.5
 """How long the row of a shard without changes stays behind. A commit each, so not with every epoch:
@@ -71,6 +71,8 @@ class Shards:
         """Called whenever a writer has answered."""
         self.on_reached: Callable[[Reached], None] = lambda _: None
         """Called when all shards have committed more."""
+        self.on_rules: Callable[[Sequence[Ruled]], None] = lambda _: None
+        """Called with what rules did in a transaction that was committed."""
         self.on_moved: Callable[[], None] = lambda: None
         """Called when rows of some shards have moved."""
         self._closed = self.reached
@@ -294,6 +296,7 @@ class Shards:
         sent = shard.queue.popleft()
         shard.busy_since = time.monotonic()
         self._changes += message.changes
+        self.on_rules(message.rules)
         for each in sent.moved:
             each.stored = sent.mark
         if sent.epoch is not None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from pgflo import _core
+from pgflo.worker.filtering import rules_error
 from pgflo.worker.shard import mark_of
 from pgflo.worker.sifting import sifted
 
@@ -125,7 +126,10 @@ class Split:
 
     def _learn(self, relation: _core.Relation) -> Assignment:
         with self._to.connect("worker") as conn:
-            return self._placement.learn(conn, relation)
+            try:
+                return self._placement.learn(conn, relation)
+            except _core.RulesError as error:
+                raise rules_error(error) from None
 
 
 class Gather:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
     from pgflo.config.settings import WorkerSettings
+    from pgflo.rules.bind import Bound
     from pgflo.sinks.contract import Sink
     from pgflo.sinks.postgres.assignment import Assignment
     from pgflo.sinks.postgres.connection import Destination
@@ -81,10 +82,12 @@ class Streaming:
         group_view: GroupView,
         view: View,
         report: Report,
+        bound: Bound | None,
         *,
         whole_only: bool,
     ) -> None:
         """`whole_only`: begin no transaction whose end is not in the stream yet."""
+        self._bound = bound
         self._broker = broker
         self._names = names
         self._settings = settings
@@ -143,7 +146,7 @@ class Streaming:
         return Shards(self._to, self._names.incarnation, rows)
 
     def _take_stock(self, to: PostgresSink) -> Stock:
-        shapes = [source_shape(table) for table in self._view.tables.values()]
+        shapes = [source_shape(table, self._bound) for table in self._view.tables.values()]
         with to.connect("worker") as conn:
             try:
                 return take_stock(conn, to, self._settings.shards, to.roots, shapes)
@@ -173,7 +176,8 @@ def take_stock(
     """
     rows = progress.take_all(conn, to)
     stored = assignment.read(conn, to)
-    placement = Placement(_allowed(conn, shards), roots)
+    rules = to.spec.compiled() if to.spec else None
+    placement = Placement(_allowed(conn, shards), roots, rules)
     stock = Stock(rows, stored, placement, placement.look(conn, shapes))
     known = (len(rows), _core.HASH_VERSION) == (stored.shards, stored.hash_version)
     if not known and not stock.is_level:

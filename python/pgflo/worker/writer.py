@@ -18,6 +18,7 @@ from pgflo import _core, errors, logs
 from pgflo.errors import PgfloError
 from pgflo.sinks.contract import Body, Progress
 from pgflo.supervisor.lifeline import die_with_parent
+from pgflo.worker.filtering import Rules, rules_error
 from pgflo.worker.messages import Done, Failed, Moved, Ready, Slice, Step, decode, encode
 from pgflo.worker.sifting import sifted
 
@@ -51,6 +52,8 @@ def main(
         return  # the worker wants us to end; what is not committed is rolled back
     except PgfloError as error:
         pipe.send_bytes(encode(Failed.of(error)))
+    except _core.RulesError as error:
+        pipe.send_bytes(encode(Failed.of(rules_error(error))))
     except _core.CoreError as error:
         detail = f"the native core refused: {error}"
         pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_INTERRUPTED, detail))))
@@ -59,6 +62,7 @@ def main(
 def _serve(pipe: Connection, to: Sink, shard: int) -> None:
     with contextlib.closing(to.open_writer(shard)) as writer:
         held = writer.held
+        rules = Rules(to.spec)
         pipe.send_bytes(
             encode(
                 Ready(
@@ -85,9 +89,10 @@ def _serve(pipe: Connection, to: Sink, shard: int) -> None:
                 case other:
                     unexpected = f"unexpected message {type(other).__name__}"
                     raise TypeError(unexpected)
-            if work.bodies:
+            changed = rules.apply(work.bodies, writer.position)
+            if changed:
                 # What moves the rows of others is committed whole, or they would apply it too.
-                writer.write(work.bodies, is_divisible=not work.rows)
+                writer.write(changed, is_divisible=not work.rows)
             if not work.commits:
                 pipe.send_bytes(encode(Done(committed=False)))
                 continue
@@ -98,7 +103,7 @@ def _serve(pipe: Connection, to: Sink, shard: int) -> None:
             applied = writer.commit(
                 work.end, work.end_lsn, others=others, assignment=work.assignment
             )
-            done = Done(True, applied.changes, dict(applied.conflicts))
+            done = Done(True, applied.changes, dict(applied.conflicts), rules.take_counts())
             pipe.send_bytes(encode(done))
 
 

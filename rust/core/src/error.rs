@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::lsn::{Lsn, Position};
+use crate::rules::RuleError;
 
 /// A failure of the core.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum CoreError {
     /// An envelope is damaged, or an object is used out of its order.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
+    /// Rules do not fit the rows that come.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
 }
 
 /// The type byte of a pgoutput message or of a replication frame; `None` outside of one.

@@ -12,6 +12,8 @@ pub mod error;
 pub mod json;
 pub mod lsn;
 pub mod pgoutput;
+pub mod rules;
+pub mod value;
 
 pub use error::CoreError;
 pub use lsn::{Lsn, Position};

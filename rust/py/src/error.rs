@@ -3,6 +3,7 @@
 use pgflo_core::CoreError as Refusal;
 use pgflo_core::error::{DecodeError as DecodeRefusal, EnvelopeError as EnvelopeRefusal};
 use pgflo_core::lsn::NotAnLsn;
+use pgflo_core::rules::RuleError as RuleRefusal;
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -20,6 +21,12 @@ create_exception!(
     CoreError,
     "An envelope is damaged, or a call is out of order."
 );
+create_exception!(
+    pgflo._core,
+    RulesError,
+    CoreError,
+    "Rules do not fit the rows that come. `mistakes`: (where the rule was written, what is wrong)."
+);
 
 /// An error that knows its exception.
 pub trait Raise {
@@ -32,6 +39,7 @@ impl Raise for Refusal {
         match self {
             Self::Decode(error) => error.raise(py),
             Self::Envelope(error) => error.raise(py),
+            Self::Rules(error) => error.raise(py),
         }
     }
 }
@@ -53,6 +61,25 @@ impl Raise for EnvelopeRefusal {
     fn raise(self, py: Python<'_>) -> PyErr {
         let reason = self.to_string();
         placed(py, EnvelopeError::new_err(reason.clone()), 0, "", &reason)
+    }
+}
+
+impl Raise for RuleRefusal {
+    fn raise(self, py: Python<'_>) -> PyErr {
+        let reason = self.to_string();
+        let error = placed(py, RulesError::new_err(reason.clone()), 0, "", &reason);
+        let mistakes: Vec<(String, String)> = self
+            .mistakes
+            .into_iter()
+            .map(|mistake| (mistake.label, mistake.text))
+            .collect();
+        let position = self.position.map(|at| (at.commit_lsn.0, at.ordinal));
+        let value = error.value(py);
+        let set = value
+            .setattr("table", self.table.to_string())
+            .and_then(|()| value.setattr("mistakes", mistakes))
+            .and_then(|()| value.setattr("position", position));
+        set.err().unwrap_or(error)
     }
 }
 

@@ -12,6 +12,7 @@ mod messages;
 mod net;
 mod pump;
 mod replay;
+mod rules;
 mod split;
 mod step;
 
@@ -29,7 +30,7 @@ mod _core {
         "release"
     };
     #[pymodule_export]
-    use crate::error::{CoreError, DecodeError, EnvelopeError};
+    use crate::error::{CoreError, DecodeError, EnvelopeError, RulesError};
     #[pymodule_export]
     use crate::json::{Events, JsonRows, JsonScribe};
     #[pymodule_export]
@@ -66,6 +67,8 @@ mod _core {
     use crate::net::{Group, NetEffect, Route};
     #[pymodule_export]
     use crate::replay::{Replay, Statement};
+    #[pymodule_export]
+    use crate::rules::{CopyRewriter, Program, Rewriter, Routed, RuleSet};
     #[pymodule_export]
     use crate::split::{Splitter, sift};
     #[pymodule_export]

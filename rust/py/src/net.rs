@@ -25,7 +25,7 @@ pub struct Group {
     relation_oid: u32,
     columns: Vec<u16>,
     rows: u64,
-    expected: u64,
+    expected: Option<u64>,
     data: Vec<Py<PyBytes>>,
 }
 
@@ -151,6 +151,7 @@ fn shown(py: Python<'_>, group: apply::Group) -> Group {
         kind: match group.kind {
             Kind::Delete => 'D',
             Kind::Update => 'U',
+            Kind::Put => 'P',
             Kind::Insert => 'I',
         },
         relation_oid: group.relation_oid,

@@ -3,7 +3,9 @@
 //! Upstream: `pgflo_core::apply::Step`. Downstream: the worker, which answers it.
 
 use pgflo_core::Position;
-use pgflo_core::apply::{self, CONNECTION_FAILURE, Cause, Conflict, Conflicts, Op, Place};
+use pgflo_core::apply::{
+    self, CONNECTION_FAILURE, Cause, Conflict, Conflicts, Op, Place, Presence,
+};
 use pgflo_core::pgoutput::OldKind;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -56,6 +58,7 @@ pub struct Shape {
     old: &'static str,
     unchanged: Py<PyTuple>,
     careful: bool,
+    presence: &'static str,
 }
 
 /// Why `Replay.run` returned.
@@ -237,6 +240,16 @@ pub fn described(py: Python<'_>, relation: &apply::Relation) -> PyResult<Py<Rela
     Py::new(py, relation)
 }
 
+/// What is known of a row, in a word.
+pub const fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Sure => "",
+        Presence::Maybe => "maybe",
+        Presence::Stays => "stays",
+        Presence::Undecided => "undecided",
+    }
+}
+
 fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
     let op = match shape.op {
         Op::Insert => 'I',
@@ -249,6 +262,7 @@ fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
         Some(OldKind::Row) => "O",
     };
     let unchanged = PyTuple::new(py, &shape.unchanged)?.unbind();
+    let presence = presence(shape.presence);
     let (id, relation_oid, careful) = (shape.id, shape.relation_oid, shape.careful);
     Py::new(
         py,
@@ -259,6 +273,7 @@ fn shaped(py: Python<'_>, shape: &apply::Shape) -> PyResult<Py<Shape>> {
             old,
             unchanged,
             careful,
+            presence,
         },
     )
 }

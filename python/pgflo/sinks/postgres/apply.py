@@ -70,6 +70,8 @@ class Applier:
         self._replay = _core.Replay(pump)
         self._relations: dict[int, _core.Relation] = {}
         self._tables: dict[int, Table] = {}
+        self._filtered: set[int] = set()
+        """Tables whose changes do not always know whether their row is there."""
         self._doubted = 0
         """Source oid of the table that normal mode failed with; 0: none."""
         self._prepared: dict[int, list[str]] = {}
@@ -109,7 +111,7 @@ class Applier:
                     raise NotAsExpectedError
                 case _:
                     oid = step.relation.oid if step.relation else 0
-                    raise refusal(step, self._tables.get(oid))
+                    raise refusal(step, self._tables.get(oid), filtered=oid in self._filtered)
 
     def _met(self, step: _core.Step) -> Counter[str]:
         """Name the tables that had other rows than their changes say."""
@@ -170,10 +172,14 @@ class Applier:
 
     def _answer(self, step: _core.Step) -> None:
         shape = _given(step.shape)
+        if shape.presence:
+            self._filtered.add(shape.relation_oid)
         relation = self._relations[shape.relation_oid]
         position = position_of(step)
         table = self._table(relation, position)
-        change = Change(shape.op, shape.old, frozenset(shape.unchanged), shape.careful)
+        change = Change(
+            shape.op, shape.old, frozenset(shape.unchanged), shape.careful, shape.presence
+        )
         try:
             chosen = plan(change, source_of(relation), table)
         except PgfloError as error:

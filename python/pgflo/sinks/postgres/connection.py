@@ -20,6 +20,7 @@ from psycopg.rows import TupleRow
 
 from pgflo import errors
 from pgflo.errors import PgfloError, describe
+from pgflo.rules.spec import NOTHING, Spec
 
 if TYPE_CHECKING:
     import uuid
@@ -115,6 +116,8 @@ class Destination:
     owner: uuid.UUID
     through_root: frozenset[int] = frozenset()
     """Source oids of partitions that this database has not, or has with other bounds."""
+    spec: Spec = NOTHING
+    """Rules and routes that rows go through on their way."""
     snapshots: Mapping[int, int] = field(default_factory=dict)
     """Source oids of tables copied after the stream's start, with their consistent points."""
 

@@ -63,6 +63,29 @@ def update(
     return query, _types(columns)
 
 
+def put(
+    table: Table, key: UniqueKey, names: Sequence[str]
+) -> tuple[sql.Composable, tuple[int, ...]]:
+    """Insert rows, or update those that are there. Parameters: an array for each name."""
+    columns = [table.columns[name] for name in names]
+    settable = [name for name in names if name not in key.columns] or [key.columns[0]]
+    query = sql.SQL(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}"
+        " ON CONFLICT ({}) DO UPDATE SET {}"
+    ).format(
+        table.identifier,
+        _names(names),
+        sql.SQL(", ").join(_value(column, number) for number, column in enumerate(columns)),
+        _rows(columns),
+        _names(key.columns),
+        sql.SQL(", ").join(
+            sql.SQL("{} = excluded.{}").format(sql.Identifier(name), sql.Identifier(name))
+            for name in settable
+        ),
+    )
+    return query, _types(columns)
+
+
 def _rows(columns: Sequence[Column]) -> sql.Composable:
     """Give the parameters as a table `s` with a column for each."""
     numbers = range(len(columns))

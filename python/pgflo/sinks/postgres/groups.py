@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Position = tuple[int, int]
 
-OPERATIONS = {"I": "INSERT", "U": "UPDATE", "D": "DELETE"}
+OPERATIONS = {"I": "INSERT", "P": "INSERT", "U": "UPDATE", "D": "DELETE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class GroupApplier:
             touched = self._copy(known, group) if group.kind == "I" else self._execute(known, group)
         except psycopg.Error as error:
             self._refuse(error, known, group, place)
-        if touched != group.expected:
+        if group.expected is not None and touched != group.expected:
             raise NotAsExpectedError
 
     def _copy(self, known: Known, group: _core.Group) -> int:
@@ -178,13 +178,14 @@ class GroupApplier:
         if known.key is None:
             message = "rows without a key cannot be updated as a group"
             raise RuntimeError(message)
-        query, types = (
-            group_statements.delete(known.table, known.key)
-            if group.kind == "D"
-            else group_statements.update(
-                known.table, known.key, [known.columns[n] for n in group.columns]
-            )
-        )
+        names = [known.columns[n] for n in group.columns]
+        match group.kind:
+            case "D":
+                query, types = group_statements.delete(known.table, known.key)
+            case "P":
+                query, types = group_statements.put(known.table, known.key, names)
+            case _:
+                query, types = group_statements.update(known.table, known.key, names)
         name = f"pgflo_group_{next(self._numbers)}".encode()
         result = self._conn.pgconn.prepare(name, query.as_bytes(self._conn), types)
         if result.status != pq.ExecStatus.COMMAND_OK:

@@ -41,9 +41,10 @@ NotEmpty = Literal["error", "truncate", "append"]
 
 @dataclass(frozen=True, slots=True)
 class SourceTable:
-    """A table of the group: what the destination must be able to take."""
+    """A table of the group as the destination must be able to take it."""
 
     oid: int
+    """By which changes name it."""
     schema: str
     name: str
     root: tuple[str, str] | None
@@ -55,6 +56,8 @@ class SourceTable:
     """Which rows of its root it holds, as an SQL condition; empty if that is not known."""
     snapshot_lsn: int = 0
     """Consistent point of its copy."""
+    takes_rows: bool = True
+    """Whether copied rows go into it; routes may leave them out."""
 
     @property
     def label(self) -> str:
@@ -85,7 +88,8 @@ def prepare(
         to.end_former_runs(conn)
         found = find_tables(conn, tables)
         if rows and rows[0].incarnation == incarnation:
-            _renew(conn, to, tables, found, incarnation, not_empty)
+            reached = max(row.position for row in rows)
+            _renew(conn, to, tables, found, incarnation, reached, not_empty)
             return False
         with conn.transaction():
             _empty(conn, to, tables, found, not_empty)
@@ -162,7 +166,8 @@ def _empty(
             (to.group, to.sink),
         )
     }
-    targets = {found[table.oid].oid: found[table.oid] for table in tables if table.copied}
+    filled = [table for table in tables if table.copied and table.takes_rows]
+    targets = {found[table.oid].oid: found[table.oid] for table in filled}
     foreign = [
         table for table in targets.values() if _label(table) not in ours and _has_rows(conn, table)
     ]
@@ -183,9 +188,14 @@ def _renew(
     tables: Sequence[SourceTable],
     found: dict[int, Table],
     incarnation: uuid.UUID,
+    reached: tuple[int, int],
     not_empty: NotEmpty,
 ) -> None:
-    """Empty the tables whose copy is another one than the destination was made ready for."""
+    """Empty the tables whose copy is another one than the destination was made ready for.
+
+    `reached`: up to where changes are applied. Those of these tables go, so none may lie behind the
+    point from which they count.
+    """
     begun = {
         oid: _core.lsn_parse(snapshot)
         for oid, snapshot in conn.execute(
@@ -197,6 +207,12 @@ def _renew(
     stale = [t for t in tables if t.copied and begun.get(t.oid) != t.snapshot_lsn]
     if not stale:
         return
+    if passed := [t.label for t in stale if reached > (t.snapshot_lsn, 0)]:
+        raise PgfloError(
+            errors.SINK_CHAIN_GAP,
+            f"{', '.join(passed)} is to be copied as of before what this sink has applied",
+            hint="`pgflo replicate --restart` copies the group anew.",
+        )
     kept = {found[t.oid].oid for t in tables if t not in stale}
     if shared := [t.label for t in stale if found[t.oid].oid in kept]:
         raise PgfloError(
@@ -227,7 +243,10 @@ def _remember(
         " SELECT %(group)s, %(sink)s, unnest(%(names)s::text[]), %(incarnation)s"
         " ON CONFLICT (group_name, sink, destination) DO UPDATE"
         " SET incarnation = excluded.incarnation",
-        {**ids, "names": sorted({_label(found[table.oid]) for table in copied})},
+        {
+            **ids,
+            "names": sorted({_label(found[table.oid]) for table in copied if table.takes_rows}),
+        },
     )
     conn.execute(
         "DELETE FROM pgflo.copied_ranges WHERE group_name = %(group)s AND sink = %(sink)s"

@@ -37,8 +37,11 @@ def position(step: _core.Step) -> str:
     return f"{_core.lsn_format(step.commit_lsn)}:{step.ordinal}"
 
 
-def refusal(step: _core.Step, table: Table | None) -> PgfloError:
-    """Make the error of a failed step. `table` is where the change was to go, if that is known."""
+def refusal(step: _core.Step, table: Table | None, *, filtered: bool) -> PgfloError:
+    """Make the error of a failed step. `table` is where the change was to go, if that is known.
+
+    `filtered`: rules keep rows out of it.
+    """
     name = label(step.relation) if step.relation else "an unknown table"
     where = position(step)
     context: dict[str, Any] = {"table": name, "position": where}
@@ -48,7 +51,10 @@ def refusal(step: _core.Step, table: Table | None) -> PgfloError:
             if step.matched_rows == 0
             else f"it hits {step.matched_rows} rows instead of one"
         )
-        return PgfloError(errors.SINK_REFUSED, f"change on {name} at {where}: {why}", **context)
+        hint = _knowing(name) if filtered and step.matched_rows == 0 else None
+        return PgfloError(
+            errors.SINK_REFUSED, f"change on {name} at {where}: {why}", hint=hint, **context
+        )
     why = f"SQLSTATE {step.sqlstate} ({_condition(step.sqlstate)})"
     hint = None
     if step.constraint:
@@ -85,6 +91,14 @@ def _other_types(step: _core.Step, table: Table | None) -> list[str]:
         and here[column.name].type_oid != column.type_oid
         and max(here[column.name].type_oid, column.type_oid) < FIRST_OWN_OID
     ]
+
+
+def _knowing(name: str) -> str:
+    return (
+        "Whether it passes the filter depends on that value. Insert the row at the destination if"
+        f" it does, and say `ALTER TABLE {name} REPLICA IDENTITY FULL` at the source, so that"
+        " updates tell; then start `pgflo worker` again."
+    )
 
 
 def _mending(name: str, column: str, action: str) -> str:

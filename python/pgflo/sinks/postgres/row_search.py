@@ -49,6 +49,8 @@ class Change:
     unchanged: frozenset[int] = NO_COLUMNS
     """Columns whose new value the source did not send (unchanged TOAST)."""
     careful: bool = False
+    presence: str = ""
+    """What is known of the row, where rules keep rows out: "", maybe, stays or undecided."""
 
 
 @dataclass(frozen=True, slots=True)

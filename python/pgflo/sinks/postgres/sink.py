@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import psycopg
 
+from pgflo.rules.check import check
+from pgflo.rules.destinations import destined
 from pgflo.sinks.contract import Taken
 from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.connection import Destination, failure
+from pgflo.sinks.postgres.landing import Target, target_of
 from pgflo.sinks.postgres.prepare import find_tables, prepare, tables_through_root
-from pgflo.sinks.postgres.range_copy import RangeCopy, Target, copied_ranges, target_of
-from pgflo.sinks.postgres.tables import source_table
+from pgflo.sinks.postgres.range_copy import RangeCopy, copied_ranges
+from pgflo.sinks.postgres.tables import sink_tables
 from pgflo.sinks.postgres.transaction import Transactions
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
     from pgflo.broker.records import TableRecord
+    from pgflo.rules.bind import Bound
     from pgflo.sinks.contract import Body, Progress, Range, Ranges, Start
     from pgflo.sinks.postgres.prepare import NotEmpty
     from pgflo.sinks.postgres.transaction import Applied
@@ -45,11 +49,15 @@ class PostgresSink(Destination):
 
     def take_over(self, start: Start, *, again: bool) -> Taken:
         """Take all progress rows; empty the tables for a new incarnation."""
-        tables = [source_table(table, copied=start.is_copied) for table in start.tables]
+        bound = start.bound
+        tables = sink_tables(start.tables, bound, copied=start.is_copied)
+        sink = self if bound is None else replace(self, spec=bound.spec)
         with self.connect("worker", warn=not again) as conn:
+            if bound is not None:
+                check(conn, bound, start.tables, tables)
             has_begun = prepare(
                 conn,
-                self,
+                sink,
                 tables,
                 start.incarnation,
                 start.start_lsn,
@@ -57,8 +65,10 @@ class PostgresSink(Destination):
                 again=again,
             )
             through_root = tables_through_root(conn, tables)
-        roots = {table.oid: table.root for table in start.tables if table.root}
-        sink = replace(self, through_root=through_root, roots=roots, snapshots=start.snapshots)
+        roots = {
+            to.oid: to.root for table in start.tables for to in destined(table, bound) if to.root
+        }
+        sink = replace(sink, through_root=through_root, roots=roots, snapshots=start.snapshots)
         return Taken(sink, (start.start_lsn, 0), start.start_lsn, has_begun)
 
     def copied_ranges(self, incarnation: uuid.UUID) -> Ranges:
@@ -66,11 +76,11 @@ class PostgresSink(Destination):
         with self.connect("copy") as conn:
             return copied_ranges(conn, self, incarnation)
 
-    def targets(self, tables: Sequence[TableRecord]) -> dict[int, Target]:
+    def targets(self, tables: Sequence[TableRecord], bound: Bound | None) -> dict[int, Target]:
         """Find the destination's tables."""
         with self.connect("copy") as conn:
-            found = find_tables(conn, [source_table(table, copied=True) for table in tables])
-        return {table.oid: target_of(table, found[table.oid]) for table in tables}
+            found = find_tables(conn, sink_tables(tables, bound, copied=True))
+        return {table.oid: target_of(table, found, bound) for table in tables}
 
     def start_streaming(self, start_lsn: int) -> None:
         """Say in all rows that the copy is complete."""
@@ -104,6 +114,11 @@ class PostgresWriter:
         self._conn = conn
         self._to = to
         self._transactions = Transactions(conn, to, held, to.roots)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Up to where changes are applied."""
+        return self._transactions.position
 
     def write(self, bodies: Sequence[Body], *, is_divisible: bool) -> None:
         """Apply bodies inside the open transaction, or begin one."""

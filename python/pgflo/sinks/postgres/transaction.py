@@ -90,6 +90,11 @@ class Transactions:
         self._applied = Applied()
         """Since it was last told."""
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Up to where changes are applied, committed or not."""
+        return self._position
+
     def step(self, bodies: Sequence[Body], *, is_divisible: bool = True) -> None:
         """Apply bodies that follow each other.
 

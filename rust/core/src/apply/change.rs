@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::executor::{Cause, Executor, Param, Place, Refusal};
+use super::presence::Presence;
 use super::relations::{Known, Relations};
 use super::statement::{Conflict, Op, Shape, Statement};
 use super::step::Step;
@@ -35,6 +36,7 @@ pub(super) struct Change<'a> {
     op: Op,
     pub(super) old: Option<(OldKind, Tuple<'a>)>,
     pub(super) new: Option<Tuple<'a>>,
+    pub(super) presence: Presence,
 }
 
 /// Lists that are filled again for every change.
@@ -48,25 +50,28 @@ pub(super) struct Scratch<'a> {
 
 impl<'a> Change<'a> {
     /// The change in a message, if it is one of a row.
-    pub(super) const fn of(message: Message<'a>) -> Option<Self> {
+    pub(super) const fn of(message: Message<'a>, presence: Presence) -> Option<Self> {
         Some(match message {
             Message::Insert(insert) => Self {
                 relation_oid: insert.relation_oid,
                 op: Op::Insert,
                 old: None,
                 new: Some(insert.new),
+                presence,
             },
             Message::Update(update) => Self {
                 relation_oid: update.relation_oid,
                 op: Op::Update,
                 old: update.old,
                 new: Some(update.new),
+                presence,
             },
             Message::Delete(delete) => Self {
                 relation_oid: delete.relation_oid,
                 op: Op::Delete,
                 old: Some((delete.old_kind, delete.old)),
                 new: None,
+                presence,
             },
             _ => return None,
         })
@@ -94,7 +99,9 @@ impl<'a> Change<'a> {
         }
         self.lay_out(known, scratch)?;
         let old = self.old.map(|(kind, _)| kind);
-        let Some(answered) = known.answered(self.op, old, &scratch.unchanged, careful) else {
+        let Some(answered) =
+            known.answered(self.op, old, &scratch.unchanged, careful, self.presence)
+        else {
             let unchanged = scratch.unchanged.clone();
             let columns = known.relation.columns.len();
             let shape = Shape {
@@ -104,6 +111,7 @@ impl<'a> Change<'a> {
                 old,
                 unchanged,
                 careful,
+                presence: self.presence,
                 columns,
             };
             return Ok(Outcome::Asks(Step::Statement(relations.meet(shape), place)));

@@ -6,6 +6,7 @@
 mod change;
 mod executor;
 mod net;
+mod presence;
 mod relations;
 mod replay;
 mod sift;
@@ -16,6 +17,7 @@ pub(crate) mod walk;
 
 pub use executor::{CONNECTION_FAILURE, Cause, Executor, Param, Place, Refusal};
 pub use net::{Group, Kind, Net, NetStep, Route, Unfit};
+pub use presence::Presence;
 pub use relations::{Column, Relation};
 pub use replay::Replay;
 pub use sift::sift;

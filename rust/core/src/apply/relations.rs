@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::presence::Presence;
 use super::statement::{Op, Shape, Statement};
 use crate::pgoutput::{self, OldKind};
 
@@ -43,7 +44,7 @@ pub struct Column {
 }
 
 impl Relation {
-    pub(super) fn new(described: &pgoutput::Relation<'_>, version: u32) -> Self {
+    pub(crate) fn new(described: &pgoutput::Relation<'_>, version: u32) -> Self {
         let schema = if described.schema.is_empty() {
             CATALOG_SCHEMA
         } else {
@@ -167,12 +168,14 @@ impl Known {
         old: Option<OldKind>,
         unchanged: &[u16],
         careful: bool,
+        presence: Presence,
     ) -> Option<&Answered> {
         self.shapes.iter().find(|entry| {
             let shape = &entry.shape;
             shape.op == op
                 && shape.old == old
                 && shape.careful == careful
+                && shape.presence == presence
                 && shape.unchanged == unchanged
         })
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::change::{Change, Outcome, Scratch};
 use super::executor::{Executor, Place, Refusal};
+use super::presence::Presence;
 use super::relations::{Relation, Relations};
 use super::statement::Statement;
 use super::step::{Conflicts, Step};
@@ -153,17 +154,22 @@ impl<B: AsRef<[u8]>> Replay<B> {
             let outcome = match next.message {
                 Message::Truncate(truncate) => truncated(relations, &truncate, position),
                 Message::Logical(message) => Ok(said(&message, position)),
-                message => Change::of(message).map_or(Ok(Outcome::Applied(None)), |change| {
-                    let place = Place {
-                        position,
-                        relation_oid: change.relation_oid,
-                    };
-                    change.apply(relations, &mut scratch, executor, place, careful)
-                }),
+                message => Change::of(message, walk.presence()).map_or(
+                    Ok(Outcome::Applied(None)),
+                    |change| {
+                        let place = Place {
+                            position,
+                            relation_oid: change.relation_oid,
+                        };
+                        change.apply(relations, &mut scratch, executor, place, careful)
+                    },
+                ),
             };
             match outcome.map_err(|reason| walk.error(&next, reason))? {
                 Outcome::Applied(conflict) => {
-                    if let (Some(conflict), Some(change)) = (conflict, Change::of(next.message)) {
+                    if let (Some(conflict), Some(change)) =
+                        (conflict, Change::of(next.message, walk.presence()))
+                    {
                         let relation_oid = change.relation_oid;
                         conflicts.count(
                             conflict,
@@ -193,7 +199,8 @@ impl<B: AsRef<[u8]>> Replay<B> {
 fn is_of(message: &Message<'_>, only: &[u32]) -> bool {
     match message {
         Message::Truncate(truncate) => truncate.relation_oids().any(|oid| only.contains(&oid)),
-        message => Change::of(*message).is_some_and(|change| only.contains(&change.relation_oid)),
+        message => Change::of(*message, Presence::Sure)
+            .is_some_and(|change| only.contains(&change.relation_oid)),
     }
 }
 

@@ -6,6 +6,7 @@
 use std::ffi::CString;
 
 use super::executor::Param;
+use super::presence::Presence;
 use crate::error::{EnvelopeError, Reason};
 use crate::pgoutput::{Cell, OldKind};
 
@@ -35,6 +36,8 @@ pub struct Shape {
     pub unchanged: Vec<u16>,
     /// Whether it is for careful replay.
     pub careful: bool,
+    /// What changes of this shape know of their rows.
+    pub presence: Presence,
     pub(super) columns: usize,
 }
 

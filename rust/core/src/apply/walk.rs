@@ -3,20 +3,35 @@
 //! Invariant: the position is that of the last message passed; a message is passed only once it has
 //! been dealt with, so that replay can return in front of it and come back.
 //!
-//! A slice of a body (`split`) holds one message that pgoutput does not have: `~`, u32 count. So many
-//! ordinals of the transaction belong to others. It is made and read inside one worker; the decoder of
-//! what servers send refuses it.
+//! Slices of a body (`split`) and rewritten bodies (`rules`) hold messages that pgoutput does not have:
+//!
+//! | bytes | meaning |
+//! |---|---|
+//! | `~`, u32 count | so many ordinals of the transaction belong to others, or to changes that were dropped |
+//! | `=` | the next change stands where the one before it does: both were made of one |
+//! | `?`, tag | it is not sure whether the row of the next change is there: [`Presence`] |
+//!
+//! They are made and read inside one worker; the decoder of what servers send refuses them.
 
+use std::ops::Range;
+
+use super::presence::Presence;
 use crate::error::{DecodeError, MessageKind, Reason};
 use crate::lsn::{Lsn, Position};
 use crate::pgoutput::Message;
 use crate::pgoutput::cursor::Cursor;
 
 /// Bytes of the length in front of each message.
-pub(super) const LENGTH_BYTES: usize = 4;
+const LENGTH_BYTES: usize = 4;
 
 /// Type byte of the message that passes over ordinals.
-pub(super) const SKIP: u8 = b'~';
+pub(crate) const SKIP: u8 = b'~';
+
+/// Type byte of the message before a change that stands where the one before it does.
+pub(crate) const AGAIN: u8 = b'=';
+
+/// Type byte of the message that says what is known of a row.
+pub(crate) const PRESENCE: u8 = b'?';
 
 /// A place between two messages of a body.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +39,8 @@ pub(crate) struct Walk {
     offset: usize,
     position: Position,
     open: bool,
+    /// What is known of the next change's row.
+    presence: Presence,
 }
 
 /// The message behind a [`Walk`].
@@ -34,6 +51,13 @@ pub(crate) struct Next<'a> {
     end: usize,
 }
 
+impl Next<'_> {
+    /// Where it stands in the body, its length in front of it included.
+    pub(crate) const fn span(&self) -> Range<usize> {
+        self.end - self.bytes.len() - LENGTH_BYTES..self.end
+    }
+}
+
 impl Walk {
     /// The start of a body whose chain stood at `prev`.
     pub(crate) const fn new(prev: Position) -> Self {
@@ -41,6 +65,7 @@ impl Walk {
             offset: 0,
             position: prev,
             open: false,
+            presence: Presence::Sure,
         }
     }
 
@@ -66,11 +91,16 @@ impl Walk {
         }
     }
 
-    /// Looks at the next message; none at the end of the body. Ordinals of others before it are passed.
+    /// What is known of the row of the change behind this place.
+    pub(crate) const fn presence(&self) -> Presence {
+        self.presence
+    }
+
+    /// Looks at the next message; none at the end of the body. What is private to the worker is passed.
     pub(crate) fn peek<'a>(&mut self, body: &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
         while let Some((bytes, end)) = self.frame(body)? {
-            if bytes.first() == Some(&SKIP) {
-                self.skip(bytes, end)?;
+            if let Some((kind @ &(SKIP | AGAIN | PRESENCE), rest)) = bytes.split_first() {
+                self.note(*kind, rest, end)?;
                 continue;
             }
             let start = self.offset + LENGTH_BYTES;
@@ -107,23 +137,39 @@ impl Walk {
         Ok(Some((bytes, self.offset + LENGTH_BYTES + length)))
     }
 
-    /// Passes ordinals that belong to others.
-    fn skip(&mut self, bytes: &[u8], end: usize) -> Result<(), DecodeError> {
-        let mut cursor = Cursor::new(bytes.get(1..).unwrap_or_default());
-        let count = cursor
-            .u32()
-            .and_then(|count| cursor.finish().map(|()| count));
-        let count = match count {
-            Ok(_) if !self.open => Err(Reason::OutsideTransaction),
-            count => count,
-        };
-        let count = count.map_err(|reason| DecodeError {
-            offset: self.offset.saturating_add(LENGTH_BYTES),
-            message_kind: MessageKind(Some(SKIP)),
-            reason,
-        })?;
-        self.position.ordinal = self.position.ordinal.saturating_add(u64::from(count));
+    /// Takes a message that is private to the worker.
+    fn note(&mut self, kind: u8, rest: &[u8], end: usize) -> Result<(), DecodeError> {
+        let mut cursor = Cursor::new(rest);
+        self.noted(kind, &mut cursor)
+            .and_then(|()| cursor.finish())
+            .map_err(|reason| DecodeError {
+                offset: self.offset.saturating_add(LENGTH_BYTES),
+                message_kind: MessageKind(Some(kind)),
+                reason,
+            })?;
         self.offset = end;
+        Ok(())
+    }
+
+    fn noted(&mut self, kind: u8, rest: &mut Cursor<'_>) -> Result<(), Reason> {
+        if !self.open {
+            return Err(Reason::OutsideTransaction);
+        }
+        let ordinal = self.position.ordinal;
+        match kind {
+            SKIP => {
+                self.position.ordinal = ordinal.saturating_add(u64::from(rest.u32()?));
+            }
+            AGAIN => {
+                // Behind no change there is none to share a place with.
+                let value = AGAIN;
+                self.position.ordinal = ordinal.checked_sub(1).ok_or(Reason::UnknownTag {
+                    field: "place",
+                    value,
+                })?;
+            }
+            _ => self.presence = Presence::of(rest.u8()?)?,
+        }
         Ok(())
     }
 
@@ -150,6 +196,7 @@ impl Walk {
             _ => Ok(()),
         };
         passed.map_err(|reason| self.error(next, reason))?;
+        self.presence = Presence::Sure;
         self.offset = next.end;
         Ok(())
     }

@@ -47,6 +47,21 @@ struct Transaction {
     end: Vec<u8>,
 }
 
+/// Where a change stands, and how many before it stand there as well: routes make several of one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    position: Position,
+    copy: u64,
+}
+
+impl Place {
+    fn pass(&mut self, position: Position) {
+        let is_again = position == self.position;
+        self.copy = if is_again { self.copy + 1 } else { 0 };
+        self.position = position;
+    }
+}
+
 /// A change of one row, laid out.
 #[derive(Default)]
 struct Row<'a> {
@@ -102,8 +117,12 @@ impl Scribe {
         let mut walk = Walk::new(prev);
         let mut transaction = Transaction::default();
         let mut row = Row::default();
+        let mut place = Place::default();
         while let Some(next) = walk.peek(body)? {
             let position = walk.next_position();
+            if next.message.is_change() {
+                place.pass(position);
+            }
             let written = match next.message {
                 Message::Begin(begin) => {
                     transaction = self.begin(&begin);
@@ -114,10 +133,10 @@ impl Scribe {
                     Ok(())
                 }
                 Message::Truncate(truncate) if position > after => {
-                    self.truncate(&truncate, &transaction, position.ordinal, lines)
+                    self.truncate(&truncate, &transaction, place, lines)
                 }
                 message if position > after => match row.lay_out(message) {
-                    Some(oid) => self.row(oid, &row, &transaction, position.ordinal, lines),
+                    Some(oid) => self.row(oid, &row, &transaction, place, lines),
                     None => Ok(()),
                 },
                 _ => Ok(()),
@@ -177,7 +196,7 @@ impl Scribe {
         oid: u32,
         row: &Row<'_>,
         transaction: &Transaction,
-        ordinal: u64,
+        place: Place,
         lines: &mut Lines,
     ) -> Result<(), Reason> {
         let table = self.table(oid)?;
@@ -189,7 +208,7 @@ impl Scribe {
             }
         }
         let out = &mut lines.data;
-        let id_bytes = self.open(out, transaction, ordinal, None, row.op, table);
+        let id_bytes = self.open(out, transaction, place, None, row.op, table);
         let now = if row.new.is_empty() {
             &row.old
         } else {
@@ -209,7 +228,7 @@ impl Scribe {
             table.push_row(out, &row.old, |c| kind == OldKind::Row || c.is_key)?;
         }
         push_unchanged(out, &table.columns, &row.new);
-        close(out, transaction, ordinal);
+        close(out, transaction, place.position.ordinal);
         let order = lines.is_marked().then(|| row.order(table)).flatten();
         lines.end_line(id_bytes, order);
         Ok(())
@@ -220,7 +239,7 @@ impl Scribe {
         &self,
         truncate: &pgoutput::Truncate<'_>,
         transaction: &Transaction,
-        ordinal: u64,
+        place: Place,
         lines: &mut Lines,
     ) -> Result<(), Reason> {
         let oids = truncate.relation_oids();
@@ -229,8 +248,8 @@ impl Scribe {
             let table = self.table(oid)?;
             let name = has_several.then_some(table.id_name.as_slice());
             let out = &mut lines.data;
-            let id_bytes = self.open(out, transaction, ordinal, name, b"truncate", table);
-            close(out, transaction, ordinal);
+            let id_bytes = self.open(out, transaction, place, name, b"truncate", table);
+            close(out, transaction, place.position.ordinal);
             lines.end_line(id_bytes, None);
         }
         Ok(())
@@ -241,7 +260,7 @@ impl Scribe {
         &self,
         out: &mut Vec<u8>,
         transaction: &Transaction,
-        ordinal: u64,
+        place: Place,
         name: Option<&[u8]>,
         op: &[u8],
         table: &Table,
@@ -250,7 +269,11 @@ impl Scribe {
         out.extend_from_slice(&self.start);
         out.extend_from_slice(&transaction.lsn);
         out.push(b':');
-        push_decimal(out, ordinal);
+        push_decimal(out, place.position.ordinal);
+        if place.copy > 0 {
+            out.push(b':');
+            push_decimal(out, place.copy + 1);
+        }
         if let Some(name) = name {
             out.push(b':');
             out.extend_from_slice(name);

@@ -64,6 +64,17 @@ impl Body {
         self.message(&[b"D", &oid.to_be_bytes()[..], b"K", &tuple(old)].concat())
     }
 
+    /// What the worker notes in bodies: `~` and a count, `=`, `?` and a tag.
+    pub fn note(self, note: &str) -> Self {
+        match note.strip_prefix('~') {
+            Some(count) => {
+                let count: u32 = count.parse().unwrap();
+                self.message(&[b"~", &count.to_be_bytes()[..]].concat())
+            }
+            None => self.message(note.as_bytes()),
+        }
+    }
+
     pub fn truncate(self, oids: &[u32]) -> Self {
         let count = u32::try_from(oids.len()).unwrap().to_be_bytes();
         let oids: Vec<u8> = oids.iter().flat_map(|oid| oid.to_be_bytes()).collect();

@@ -63,10 +63,13 @@ fn check(net: &Net<Vec<u8>>) {
     let Ok(groups) = net.groups() else { return };
     assert!(net.slow_changes() <= net.changes());
     for group in groups {
-        assert!(group.rows > 0 && (group.expected == group.rows || group.kind == Kind::Delete));
+        assert!(
+            group.rows > 0 && (group.expected == Some(group.rows) || group.kind == Kind::Delete)
+        );
         let arrays = match group.kind {
             Kind::Delete => 1,
             Kind::Update => 1 + group.columns.len(),
+            Kind::Put => group.columns.len(),
             Kind::Insert => continue,
         };
         assert_eq!(group.data.len(), arrays);

@@ -11,3 +11,5 @@ mod epochs;
 mod rules;
 #[cfg(test)]
 mod told;
+#[cfg(test)]
+mod unsure;

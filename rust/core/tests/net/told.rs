@@ -49,7 +49,7 @@ pub fn left_by(body: Body, route: impl Fn(&Relation) -> Route) -> Result<Vec<Str
     collected(&mut Net::default(), bodies, NO_POSITION, route)
 }
 
-/// Groups in words: `delete {1}`, `delete none {1}` where no row may be there, `update[1] {1} {a}`,
+/// Groups in words: `delete {1}`, `delete none {1}` where no row may be there, `delete any {1}` where one may, `update[1] {1} {a}`,
 /// `insert[0, 1] 1 a;`. Another relation than `OID` has its distance to it: `u+1`.
 pub fn told(groups: &[Group]) -> Vec<String> {
     groups.iter().map(one).collect()
@@ -58,13 +58,15 @@ pub fn told(groups: &[Group]) -> Vec<String> {
 fn one(group: &Group) -> String {
     let text = |data: &Vec<u8>| String::from_utf8(data.clone()).unwrap();
     let kind = match group.kind {
-        Kind::Delete if group.expected == 0 => "delete none".to_owned(),
+        Kind::Delete if group.expected.is_none() => "delete any".to_owned(),
+        Kind::Delete if group.expected == Some(0) => "delete none".to_owned(),
         Kind::Delete => "delete".to_owned(),
         Kind::Update => format!("update{:?}", group.columns),
+        Kind::Put => format!("put{:?}", group.columns),
         Kind::Insert => format!("insert{:?}", group.columns),
     };
-    if group.expected != 0 {
-        assert_eq!(group.expected, group.rows);
+    if group.expected.is_some_and(|rows| rows > 0) {
+        assert_eq!(group.expected, Some(group.rows));
     }
     let other = match group.relation_oid - OID {
         0 => String::new(),

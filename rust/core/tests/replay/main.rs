@@ -8,6 +8,8 @@ mod bodies;
 #[cfg(test)]
 mod careful;
 #[cfg(test)]
+mod notes;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod script;

@@ -2,7 +2,8 @@
 //!
 //! Deletes of a table are one group; keys where no row may be found are another. Updates are grouped by relation, by the columns that are set, and by
 //! whether the key is among them. Inserts are grouped by relation and keep the order in which their rows
-//! came. Deletes and updates are sorted by key, so that the destination touches each page once.
+//! came. Deletes and updates are sorted by key, so that the destination touches each page once. Rows that
+//! rules may have kept out until now are groups of their own: deletes of any count, and puts.
 //!
 //! Invariant: `expected` is how many rows the statement touches if the destination was as the source
 //! was: each of them, or none. A sum of both would let a row too few and a row too many pass.
@@ -21,6 +22,8 @@ pub enum Kind {
     /// `data`: an array for each key column, of the keys that the rows have so far; then one for each of
     /// `columns`, of the values that they get.
     Update,
+    /// `data`: an array for each of `columns`, the key's among them. A row that is there is updated.
+    Put,
     /// `data`: rows of COPY's text format with `columns`.
     Insert,
 }
@@ -36,8 +39,8 @@ pub struct Group {
     pub columns: Vec<u16>,
     /// Rows in `data`.
     pub rows: u64,
-    /// Rows that the statement must touch.
-    pub expected: u64,
+    /// Rows that the statement must touch; none: however many there are.
+    pub expected: Option<u64>,
     /// See [`Kind`].
     pub data: Vec<Vec<u8>>,
 }
@@ -56,8 +59,12 @@ pub(super) fn groups<'r>(
         };
         match (row.is_alive, row.origin) {
             (false, None) => {} // its key is among those it left
+            (false, Some(origin)) if row.is_unsure => delete(&mut plan.unsure, of, origin),
             (false, Some(origin)) => delete(&mut plan.deletes, of, origin),
             (true, None) => plan.insert(of, row),
+            (true, Some(_)) if row.is_unsure && is_whole(row, &rows.keys, bodies) => {
+                plan.put(of, row);
+            }
             (true, Some(origin)) => plan.update(of, row, row.is_moved(&rows.keys), origin, bodies),
         }
     }
@@ -74,6 +81,9 @@ struct Plan<'r> {
     deletes: Vec<Deletes<'r>>,
     /// Deletes that must find nothing. They run when the others have.
     absent_rows: Vec<Deletes<'r>>,
+    /// Deletes that may find something or not.
+    unsure: Vec<Deletes<'r>>,
+    puts: Vec<Puts<'r>>,
     updates: Vec<Updates<'r>>,
     inserts: Vec<Inserts<'r>>,
     /// Filled again for every update.
@@ -103,6 +113,12 @@ struct Updates<'r> {
     /// Columns that no tuple of the epoch holds.
     absent: Vec<u16>,
     rows: Vec<(Key, &'r Row)>,
+}
+
+/// Rows that are there in the end, whether they were before or not.
+struct Puts<'r> {
+    of: (u32, &'r Route),
+    rows: Vec<&'r Row>,
 }
 
 struct Inserts<'r> {
@@ -143,6 +159,16 @@ impl<'r> Plan<'r> {
         }
     }
 
+    fn put(&mut self, of: (u32, &'r Route), row: &'r Row) {
+        match self.puts.iter_mut().find(|puts| puts.of.0 == of.0) {
+            Some(puts) => puts.rows.push(row),
+            None => self.puts.push(Puts {
+                of,
+                rows: vec![row],
+            }),
+        }
+    }
+
     fn insert(&mut self, of: (u32, &'r Route), row: &'r Row) {
         let found = self.inserts.iter().position(|i| i.of.0 == of.0);
         let place = found.unwrap_or_else(|| {
@@ -158,21 +184,28 @@ impl<'r> Plan<'r> {
     }
 
     fn encode(self, keys: &Keys, bodies: &(impl Bodies + ?Sized)) -> Option<Vec<Group>> {
-        let deletes = self.deletes.into_iter().map(|d| d.encode(keys, true));
-        let absent_rows = self.absent_rows.into_iter().map(|d| d.encode(keys, false));
+        let all = |rows| Some(rows);
+        let deletes = self.deletes.into_iter().map(|d| d.encode(keys, all));
+        let unsure = self.unsure.into_iter().map(|d| d.encode(keys, |_| None));
+        let absent_rows = self
+            .absent_rows
+            .into_iter()
+            .map(|d| d.encode(keys, |_| Some(0)));
+        let puts = self.puts.into_iter().map(|puts| puts.encode(keys, bodies));
         let updates = self
             .updates
             .into_iter()
             .map(|updates| updates.encode(keys, bodies))
             .filter(|group| !group.as_ref().is_some_and(|g| g.columns.is_empty()));
         let inserts = self.inserts.into_iter().map(|i| i.encode(bodies));
-        let deletes = deletes.chain(absent_rows);
-        deletes.chain(updates).chain(inserts).collect()
+        let deletes = deletes.chain(unsure).chain(absent_rows);
+        deletes.chain(updates).chain(puts).chain(inserts).collect()
     }
 }
 
 impl Deletes<'_> {
-    fn encode(mut self, keys: &Keys, is_there: bool) -> Option<Group> {
+    /// `expected` gives how many rows must be there, of so many.
+    fn encode(mut self, keys: &Keys, expected: impl Fn(u64) -> Option<u64>) -> Option<Group> {
         self.keys
             .sort_unstable_by(|a, b| keys.bytes(*a).cmp(keys.bytes(*b)));
         let mut arrays = key_arrays(self.of.1);
@@ -185,7 +218,7 @@ impl Deletes<'_> {
             relation_oid: self.of.0,
             columns: Vec::new(),
             rows,
-            expected: if is_there { rows } else { 0 },
+            expected: expected(rows),
             data: arrays.into_iter().map(ArrayText::finish).collect(),
         })
     }
@@ -214,7 +247,7 @@ impl Updates<'_> {
             relation_oid: self.of.0,
             columns,
             rows,
-            expected: rows,
+            expected: Some(rows),
             data: key_arrays
                 .into_iter()
                 .chain(arrays)
@@ -231,6 +264,33 @@ impl Updates<'_> {
         written
             .filter(|column| !self.absent.contains(column) && (self.is_move || !is_key(column)))
             .collect()
+    }
+}
+
+impl Puts<'_> {
+    fn encode(mut self, keys: &Keys, bodies: &(impl Bodies + ?Sized)) -> Option<Group> {
+        let route = self.of.1;
+        self.rows
+            .sort_unstable_by(|a, b| keys.bytes(a.key).cmp(keys.bytes(b.key)));
+        let mut arrays: Vec<ArrayText> =
+            route.written.iter().map(|c| array_of(route, *c)).collect();
+        for row in &self.rows {
+            let mut wanted = route.written.iter().zip(&mut arrays).peekable();
+            for (column, cell) in cells_of(row, bodies) {
+                if let Some((_, array)) = wanted.next_if(|(number, _)| **number == column) {
+                    array.push(cell).then_some(())?;
+                }
+            }
+        }
+        let rows = count(self.rows.len());
+        Some(Group {
+            kind: Kind::Put,
+            relation_oid: self.of.0,
+            columns: route.written.clone(),
+            rows,
+            expected: Some(rows),
+            data: arrays.into_iter().map(ArrayText::finish).collect(),
+        })
     }
 }
 
@@ -255,10 +315,15 @@ impl Inserts<'_> {
             relation_oid: self.of.0,
             columns: route.written.clone(),
             rows,
-            expected: rows,
+            expected: Some(rows),
             data: vec![text],
         })
     }
+}
+
+/// Whether the row kept its key, and the epoch tells all of it.
+fn is_whole(row: &Row, keys: &Keys, bodies: &(impl Bodies + ?Sized)) -> bool {
+    !row.is_moved(keys) && cells_of(row, bodies).all(|(_, cell)| cell != Cell::Unchanged)
 }
 
 /// The row's present cells by number; unchanged ones only where no tuple of the epoch holds them.

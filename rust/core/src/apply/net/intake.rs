@@ -7,8 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::keys::{Key, Keys};
-use super::rows::{Contradiction, Rows, TupleAt};
+use super::rows::{Contradiction, Put, Rows, TupleAt};
 use super::scan::Route;
+use crate::apply::presence::Presence;
 use crate::apply::relations::Relation;
 use crate::error::Reason;
 use crate::pgoutput::{self, Cell, Message, Tuple};
@@ -43,13 +44,14 @@ pub(super) enum Outcome {
 pub(super) struct Change<'a> {
     oid: u32,
     is_insert: bool,
+    presence: Presence,
     old: Option<Tuple<'a>>,
     new: Option<Tuple<'a>>,
 }
 
 impl<'a> Change<'a> {
     /// The change in a message, if it is one of a row.
-    pub(super) fn of(message: Message<'a>) -> Option<Self> {
+    pub(super) fn of(message: Message<'a>, presence: Presence) -> Option<Self> {
         let (oid, old, new) = match message {
             Message::Insert(insert) => (insert.relation_oid, None, Some(insert.new)),
             Message::Update(update) => {
@@ -62,6 +64,7 @@ impl<'a> Change<'a> {
         Some(Self {
             oid,
             is_insert: matches!(message, Message::Insert(_)),
+            presence,
             old,
             new,
         })
@@ -188,6 +191,9 @@ fn collect<B: AsRef<[u8]>>(
             _ => Collected::Slow,
         };
     };
+    if change.presence != Presence::Sure {
+        return unsure(rows, bodies, route, columns, number, change, new);
+    }
     let target = route.target;
     match (change.old, change.new.zip(new)) {
         (None, Some((tuple, new))) if change.is_insert => {
@@ -215,6 +221,48 @@ fn collect<B: AsRef<[u8]>>(
             None => Collected::Contradicts,
         },
         (None, None) => Collected::Contradicts,
+    }
+}
+
+/// A change whose row may be there or not.
+fn unsure<B: AsRef<[u8]>>(
+    rows: &mut Rows,
+    bodies: &[B],
+    route: &Route,
+    columns: &[u16],
+    number: usize,
+    change: &Change<'_>,
+    new: Option<TupleAt>,
+) -> Collected {
+    let target = route.target;
+    match (change.presence, change.old, change.new.zip(new)) {
+        (Presence::Maybe, Some(old), None) => {
+            match key_of(&mut rows.keys, target, columns, old, None) {
+                Some(key) => {
+                    rows.remove(number, key);
+                    Collected::Yes
+                }
+                None => Collected::Contradicts,
+            }
+        }
+        (Presence::Maybe, old, Some((tuple, new))) if route.updates => {
+            let new_key = key_of(&mut rows.keys, target, columns, tuple, old);
+            let old_key = match old {
+                Some(old) => key_of(&mut rows.keys, target, columns, old, None),
+                None => new_key,
+            };
+            let Some((old_key, new_key)) = old_key.zip(new_key) else {
+                return Collected::Contradicts;
+            };
+            let is_whole = tuple.cells().all(|cell| cell != Cell::Unchanged);
+            match rows.put(number, (old_key, new_key), new, is_whole, bodies) {
+                Put::Done => Collected::Yes,
+                Put::Slow => Collected::Slow,
+                Put::Contradicts => Collected::Contradicts,
+            }
+        }
+        // Only the destination knows what becomes of the row, and what follows depends on that.
+        _ => Collected::Slow,
     }
 }
 

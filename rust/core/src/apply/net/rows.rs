@@ -41,6 +41,16 @@ pub(super) struct Row {
     /// Columns that the newest tuple left out, and the tuple that holds each.
     pub(super) carried: Vec<(u16, TupleAt)>,
     pub(super) is_alive: bool,
+    /// The destination may have it or not: nothing that the epoch holds tells.
+    pub(super) is_unsure: bool,
+}
+
+/// What became of a row that may be there or not.
+pub(super) enum Put {
+    Done,
+    /// Only replay can do it.
+    Slow,
+    Contradicts,
 }
 
 /// A change that contradicts those before it: a row twice, or one that is gone.
@@ -74,6 +84,7 @@ impl Rows {
             newest: Some(new),
             carried: Vec::new(),
             is_alive: true,
+            is_unsure: false,
         });
     }
 
@@ -93,8 +104,75 @@ impl Rows {
             newest: Some(new),
             carried: Vec::new(),
             is_alive: true,
+            is_unsure: false,
         });
         Ok(())
+    }
+
+    /// A row that is there from now on, whether it was before or not. `is_whole`: its tuple tells all.
+    pub(super) fn put(
+        &mut self,
+        relation: usize,
+        (old_key, new_key): (Key, Key),
+        new: TupleAt,
+        is_whole: bool,
+        bodies: &(impl Bodies + ?Sized),
+    ) -> Put {
+        let done = |result: Result<(), Contradiction>| match result {
+            Ok(()) => Put::Done,
+            Err(Contradiction) => Put::Contradicts,
+        };
+        let is_moved = self.keys.bytes(old_key) != self.keys.bytes(new_key);
+        match self.keys.holder(old_key) {
+            Some(Holder::Row(number)) => {
+                // Where it came from is not sure, and a row that moves is looked for there.
+                if is_moved && self.all.get(number).is_none_or(|row| row.is_unsure) {
+                    return Put::Slow;
+                }
+                done(self.update(relation, (old_key, new_key), new, bodies))
+            }
+            Some(Holder::Nobody) if is_whole => done(self.insert(relation, new_key, new)),
+            None if !is_moved => {
+                let number = self.push(Row {
+                    relation,
+                    origin: Some(old_key),
+                    key: old_key,
+                    is_key_new: false,
+                    newest: Some(new),
+                    carried: Vec::new(),
+                    is_alive: true,
+                    is_unsure: true,
+                });
+                self.keys.give(old_key, Holder::Row(number));
+                Put::Done
+            }
+            Some(Holder::Nobody) | None => Put::Slow,
+        }
+    }
+
+    /// A row that is gone from now on, if it was there at all.
+    pub(super) fn remove(&mut self, relation: usize, key: Key) {
+        let number = match self.keys.holder(key) {
+            Some(Holder::Nobody) => return,
+            Some(Holder::Row(number)) => number,
+            None => self.push(Row {
+                relation,
+                origin: Some(key),
+                key,
+                is_key_new: false,
+                newest: None,
+                carried: Vec::new(),
+                is_alive: true,
+                is_unsure: true,
+            }),
+        };
+        self.keys.give(key, Holder::Nobody);
+        if let Some(row) = self.all.get_mut(number) {
+            row.is_alive = false;
+            if row.is_key_new {
+                self.left.push((row.relation, row.key));
+            }
+        }
     }
 
     /// A row that changed, and maybe its key.
@@ -161,6 +239,7 @@ impl Rows {
                 newest: None,
                 carried: Vec::new(),
                 is_alive: true,
+                is_unsure: false,
             })),
         }
     }

@@ -242,7 +242,7 @@ impl<B: AsRef<[u8]>> Net<B> {
                     message if !message.is_change() || position <= self.after => {}
                     Message::Truncate(_) => return Ok(NetStep::Unfit(Unfit::Truncate)),
                     message => {
-                        let taken = Change::of(message)
+                        let taken = Change::of(message, self.walk.presence())
                             .map_or(Ok(Outcome::Taken), |change| intake.take(&change));
                         match taken.map_err(|reason| self.walk.error(&next, reason))? {
                             Outcome::Taken => self.changes += 1,

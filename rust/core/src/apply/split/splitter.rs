@@ -10,6 +10,7 @@ use super::key::Hasher;
 use super::slice::Slice;
 use super::table::{Route, Tables};
 use crate::apply::change::Change;
+use crate::apply::presence::Presence;
 use crate::apply::relations::Relation;
 use crate::apply::walk::{Next, Walk};
 use crate::error::{CoreError, EnvelopeError, Reason};
@@ -215,7 +216,7 @@ impl<B: AsRef<[u8]>> Splitter<B> {
                 None => Ok(Some(Place::Barrier)),
             };
         }
-        let Some(change) = Change::of(message) else {
+        let Some(change) = Change::of(message, Presence::Sure) else {
             return Ok(None);
         };
         let oid = change.relation_oid;
