@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from pgflo.rules.destinations import Destined
     from pgflo.sinks.contract import Body, Range, Ranges, Ruled, Start
 
-FULL = "f"
-"""Replica identity that sends whole old rows; the key is then known from the table's record."""
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -65,6 +62,7 @@ class LineSink:
     keeps_position: bool = False
     """Whether the outlet does."""
     keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """By OID, for tables that send whole old rows: changes do not tell what their key is."""
     snapshots: Mapping[int, int] = field(default_factory=dict)
     spec: Spec = NOTHING
 
@@ -91,7 +89,7 @@ class LineSink:
         keys = {
             to.oid: to.here(table.key)
             for table in start.tables
-            if table.identity == FULL and table.key
+            if table.key
             for to in destined(table, start.bound)
         }
         sink = replace(
