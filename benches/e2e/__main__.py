@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benches.e2e import backlog, bigtx, copy, latency, profile, roles, usage
+from benches.e2e import backlog, bigtx, copy, latency, profile, roles, ruled, usage
 from benches.e2e.bars import Verdicts, say
 from benches.e2e.bed import Bed, servers
 from benches.e2e.loads import mixed_load, pgbench_load
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from benches.e2e.observe import Piece
     from benches.e2e.usage import Costs
 
-WHAT = ("copy", "pgbench", "mixed", "latency", "bigtx")
+WHAT = ("copy", "pgbench", "mixed", "rules", "latency", "bigtx")
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,23 @@ def run_backlog(bed: Bed, name: str, load: Load, rounds: int, verdicts: Verdicts
         say(_costs("pgflo", result.pgflo, result.changes))
     _say_over_rounds(costs)
     verdicts.ratio(name, ratios)
+
+
+def run_rules(bed: Bed, load: Load, rounds: int, verdicts: Verdicts) -> None:
+    """Empty the same backlog without rules and with them, and print each round."""
+    say(f"backlog, {load.name}, without rules and with a filter, a mask and a regular expression")
+    ratios = []
+    for number in range(1, rounds + 1):
+        result = ruled.one_round(bed, load, number)
+        plain_s, ruled_s = result.plain.seconds, result.ruled.seconds
+        ratios.append(plain_s / ruled_s)
+        say(
+            f"  round {number}: {result.changes} changes, without rules {plain_s:.2f} s, with rules"
+            f" {ruled_s:.2f} s ({result.changes / ruled_s:.0f}/s)"
+        )
+        say(_costs("without rules", result.plain, result.changes))
+        say(_costs("with rules", result.ruled, result.changes))
+    verdicts.ratio("rules", ratios, than="without rules")
 
 
 def run_latency(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
@@ -194,6 +211,9 @@ def main() -> int:
         if "mixed" in wanted:
             mixed = mixed_load(transactions=sizes.mixed_transactions)
             run_backlog(bed, "mixed", mixed, sizes.rounds, verdicts)
+        if "rules" in wanted:
+            mixed = mixed_load(transactions=sizes.mixed_transactions)
+            run_rules(bed, mixed, sizes.rounds, verdicts)
         if "latency" in wanted:
             run_latency(bed, sizes, verdicts)
         if "bigtx" in wanted:

@@ -35,14 +35,15 @@ class Round:
     pgflo: Piece
 
 
-def _dump(bed: Bed) -> Path:
+def dump(bed: Bed) -> Path:
+    """Write down the source's tables and rows."""
     path = bed.directory / "dump.sql"
     arguments = ("--no-owner", f"--file={path}", "--dbname")
     bed.tool("pg_dump", *arguments, dbname=SOURCE_DB, server=bed.source)
     return path
 
 
-def _fresh_target(bed: Bed, target_db: str, dump: Path) -> None:
+def fresh_target(bed: Bed, target_db: str, dump: Path) -> None:
     """Give the target the source's tables and rows, so that both start equal."""
     bed.recreate(bed.target, target_db)
     arguments = ("--quiet", f"--file={dump}", "--dbname")
@@ -52,7 +53,7 @@ def _fresh_target(bed: Bed, target_db: str, dump: Path) -> None:
         conn.execute("CHECKPOINT")
 
 
-def _close_backlog(bed: Bed, load: Load) -> int:
+def close_backlog(bed: Bed, load: Load) -> int:
     """Make the last change and return an LSN that only its commit lies beyond."""
     with bed.connect(bed.source, SOURCE_DB) as conn, conn.transaction():
         conn.execute(load.last_write)
@@ -79,7 +80,8 @@ def _native_piece(bed: Bed, native: Native, last_lsn: int) -> Piece:
     return Piece(elapsed, usage.costs())
 
 
-def _pgflo_piece(bed: Bed, ours: Pgflo, load: Load, last_lsn: int) -> Piece:
+def empty(bed: Bed, ours: Pgflo, load: Load, last_lsn: int) -> Piece:
+    """Let pgflo empty the backlog, and give what that cost."""
     with bed.connect(bed.target, ours.target_db) as target:
         started = time.monotonic()
         with (
@@ -95,11 +97,11 @@ def _pgflo_piece(bed: Bed, ours: Pgflo, load: Load, last_lsn: int) -> Piece:
     return Piece(elapsed, usage.costs())
 
 
-def _register(bed: Bed, ours: Pgflo, load: Load) -> None:
+def register(bed: Bed, ours: Pgflo, load: Load) -> None:
     """Run pgflo for as long as it takes to make its slot and its place at the destination."""
     with (
         ours.running(*load.flags()) as processes,
-        bed.connect(bed.target, PGFLO_DB) as target,
+        bed.connect(bed.target, ours.target_db) as target,
     ):
         wait_for(
             lambda: ours.applied_lsn(target) > 0 or has_ended(processes),
@@ -111,21 +113,21 @@ def _register(bed: Bed, ours: Pgflo, load: Load) -> None:
 def one_round(bed: Bed, load: Load, number: int) -> Round:
     """Build the backlog once and let both empty it; who goes first alternates by round."""
     load.prepare(bed)
-    dump = _dump(bed)
+    dumped = dump(bed)
     for target_db in (NATIVE_DB, PGFLO_DB):
-        _fresh_target(bed, target_db, dump)
+        fresh_target(bed, target_db, dumped)
     native = Native(bed, "bench_backlog", SOURCE_DB, NATIVE_DB)
     native.publish(load.tables)
     native.subscribe(copy_data=False, enabled=False)
     ours = Pgflo(bed, f"backlog_{number}", SOURCE_DB, PGFLO_DB)
-    _register(bed, ours, load)
+    register(bed, ours, load)
     changes = load.write(bed) + 1
-    last_lsn = _close_backlog(bed, load)
+    last_lsn = close_backlog(bed, load)
     if number % 2:
         native_piece = _native_piece(bed, native, last_lsn)
-        pgflo_piece = _pgflo_piece(bed, ours, load, last_lsn)
+        pgflo_piece = empty(bed, ours, load, last_lsn)
     else:
-        pgflo_piece = _pgflo_piece(bed, ours, load, last_lsn)
+        pgflo_piece = empty(bed, ours, load, last_lsn)
         native_piece = _native_piece(bed, native, last_lsn)
     for target_db in (NATIVE_DB, PGFLO_DB):
         assert_equal(bed, SOURCE_DB, target_db, load.tables)

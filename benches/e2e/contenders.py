@@ -39,6 +39,7 @@ class Pgflo:
     group: str
     source_db: str
     target_db: str
+    worker_flags: tuple[str, ...] = ()
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -55,7 +56,8 @@ class Pgflo:
     @property
     def _worker_flags(self) -> tuple[str, ...]:
         """One shard is the default, which needs no flag."""
-        return () if self.bed.shards == 1 else ("--shards", str(self.bed.shards))
+        shards = () if self.bed.shards == 1 else ("--shards", str(self.bed.shards))
+        return (*shards, *self.worker_flags)
 
     def _start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         with log.open("ab") as stderr:

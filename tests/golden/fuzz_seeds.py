@@ -34,6 +34,11 @@ def split_lead() -> bytes:
     return struct.pack(">BBQQH", 2, 1, 0, 0, 2**16 - 1)
 
 
+def rules_lead() -> bytes:
+    """Build what the target `rules` reads before its body: a mask for text, without a constant."""
+    return bytes([1, 0, 3, 0])
+
+
 def main() -> None:
     """Write all seeds anew."""
     for name in streams.NAMES:
@@ -47,6 +52,7 @@ def main() -> None:
         write("replay", name, bytes(18) + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("net", name, net_lead() + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("split", name, split_lead() + lengths_prefixed(streams.messages(name)[:FRAMES]))
+        write("rules", name, rules_lead() + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("read_header", name, envelopes[0].data)
     mark = _core.Assembler(b"seeds of fuzzing", (1, 0), 1)
     mark.feed(lengths_prefixed([struct.pack(">cQqB", b"k", 9, 0, 1)]))

@@ -101,14 +101,18 @@ fuzz_target!(|input: &[u8]| {
                 assert_eq!((lines as u64, group.data.len()), (group.rows, 1));
                 assert_eq!(
                     (group.expected, &group.columns),
-                    (group.rows, &route.written)
+                    (Some(group.rows), &route.written)
                 );
                 continue;
             }
             Kind::Delete => keys,
             Kind::Update => keys + group.columns.len(),
+            Kind::Put => group.columns.len(),
         };
-        assert!(group.expected == Some(group.rows) || (group.kind == Kind::Delete && group.expected.is_none_or(|rows| rows == 0)));
+        assert!(
+            group.expected == Some(group.rows)
+                || (group.kind == Kind::Delete && group.expected.is_none_or(|rows| rows == 0))
+        );
         assert_eq!(group.data.len(), arrays);
         for array in &group.data {
             assert_eq!(elements(array), Some(group.rows));

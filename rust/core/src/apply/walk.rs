@@ -99,8 +99,8 @@ impl Walk {
     /// Looks at the next message; none at the end of the body. What is private to the worker is passed.
     pub(crate) fn peek<'a>(&mut self, body: &'a [u8]) -> Result<Option<Next<'a>>, DecodeError> {
         while let Some((bytes, end)) = self.frame(body)? {
-            if let Some((kind @ &(SKIP | AGAIN | PRESENCE), rest)) = bytes.split_first() {
-                self.note(*kind, rest, end)?;
+            if let Some(&(SKIP | AGAIN | PRESENCE)) = bytes.first() {
+                self.note(bytes, end)?;
                 continue;
             }
             let start = self.offset + LENGTH_BYTES;
@@ -137,8 +137,13 @@ impl Walk {
         Ok(Some((bytes, self.offset + LENGTH_BYTES + length)))
     }
 
-    /// Takes a message that is private to the worker.
-    fn note(&mut self, kind: u8, rest: &[u8], end: usize) -> Result<(), DecodeError> {
+    /// Takes a message that is private to the worker. Most bodies have none.
+    #[cold]
+    #[inline(never)]
+    fn note(&mut self, bytes: &[u8], end: usize) -> Result<(), DecodeError> {
+        let Some((&kind, rest)) = bytes.split_first() else {
+            return Ok(());
+        };
         let mut cursor = Cursor::new(rest);
         self.noted(kind, &mut cursor)
             .and_then(|()| cursor.finish())

@@ -1,6 +1,8 @@
 //! Rules by what they make of bodies and of COPY rows.
 
 #[cfg(test)]
+mod any_bytes;
+#[cfg(test)]
 #[path = "../bodies/mod.rs"]
 mod bodies;
 #[cfg(test)]
