@@ -97,7 +97,7 @@ bench-gate: install ## fail when a hot path executes 5 % more instructions than 
 	$(BIN)/python benches/gate/gate.py
 
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := decode_body read_header assemble replay net split rules
+FUZZ_TARGETS := decode_body read_header assemble replay net split json rules
 fuzz: .tools/bin/cargo-fuzz ## throw mutated bytes at the Rust core for a minute (needs a nightly toolchain)
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p rust/fuzz/corpus/$$target; \

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.property.row_histories import History, Op
 
     from pgflo.embedded import EmbeddedPostgres
-    from pgflo.sinks.postgres.apply import Body
+    from pgflo.sinks.contract import Body
     from pgflo.sinks.postgres.transaction import Transactions
 
 Rows = dict[str, list[str]]

@@ -16,8 +16,8 @@ import pytest
 from psycopg import sql
 
 from pgflo import _core
+from pgflo.sinks.contract import Body
 from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.apply import Body
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.prepare import prepare
 from pgflo.sinks.postgres.transaction import Transactions

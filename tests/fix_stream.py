@@ -85,8 +85,13 @@ class Stream:
             sql.SQL("INSERT INTO log SELECT {} FROM generate_series(1, {})").format(number, times)
         )
 
-    async def describe(self, *tables: str, ranges: int) -> dict[str, int]:
-        """Write the records of tables that are to be copied; give their OIDs."""
+    async def describe(
+        self, *tables: str, ranges: int, snapshot_lsn: int | None = None
+    ) -> dict[str, int]:
+        """Write the records of tables that are to be copied; give their OIDs.
+
+        They are the group's tables then, unless they have a snapshot of their own.
+        """
         oids = {}
         for name in tables:
             source = self.changes.source
@@ -104,15 +109,24 @@ class Stream:
                     name=name,
                     root=None,
                     columns=[ColumnRecord(*column) for column in columns],
-                    key=[],
+                    key=self._key(oid),
                     identity="d",
                     state=TableState.PUBLISHED,
-                    snapshot_lsn=self.changes.start_lsn,
+                    snapshot_lsn=snapshot_lsn or self.changes.start_lsn,
                     ranges=ranges,
                 )
             )
-        await self.announce(mode="copy-and-stream", tables=sorted(oids.values()), lanes=1)
+        if snapshot_lsn is None:
+            await self.announce(mode="copy-and-stream", tables=sorted(oids.values()), lanes=1)
         return oids
+
+    def _key(self, oid: int) -> list[str]:
+        found = self.changes.source.rows(
+            "SELECT attname::text FROM pg_attribute a JOIN pg_index i ON i.indrelid = a.attrelid"
+            " AND a.attnum = ANY (i.indkey) WHERE i.indisprimary AND a.attrelid = %s",
+            [oid],
+        )
+        return [name for (name,) in found]
 
     async def publish(self, envelopes: Iterable[_core.Envelope | bytes]) -> None:
         """Store envelopes in the change stream as they are."""
@@ -197,6 +211,15 @@ class Stream:
         """Wait until the destination has everything that `changes` has cut."""
         wanted = self.changes.position
         await self.until(lambda: (self.position() or (0, 0)) >= wanted, task)
+
+    async def all_delivered(self) -> None:
+        """Wait until the worker was sent all that is in the change stream."""
+        consumer = f"CONSUMER.INFO.{self.names.changes_stream}.sink_postgres"
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                if not (await self.broker.ask(consumer, {}))["num_pending"]:
+                    return
+                await asyncio.sleep(LOOK_S)
 
     async def told(self, condition: Callable[[SinkRecord], bool]) -> SinkRecord:
         """Wait until the sink's record is as wanted."""

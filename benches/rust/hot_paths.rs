@@ -9,6 +9,7 @@
 
 mod streams;
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::hint::black_box;
 
@@ -22,6 +23,7 @@ use pgflo_core::copy::CopyPacker;
 use pgflo_core::envelope::{
     Assembler, CopyFields, Envelope, HEADER_BYTES, Header, Kind, Messages, Sizes, body_of,
 };
+use pgflo_core::json::{CopiedTable, Lines, RowScribe, Scribe};
 use pgflo_core::pgoutput::Message;
 use pgflo_core::rules::{Action, Operations, Operator, Rewriter, Rule, RuleSet, Spec, TypeHint};
 use pgflo_core::{CoreError, Lsn, Position};
@@ -296,6 +298,49 @@ fn rewrite(envelope: Vec<u8>, rules: RuleSet, changes: u64) -> Result<u64, CoreE
     Ok(rewritten.changes)
 }
 
+fn scribe() -> Scribe {
+    Scribe::new("shop", INCARNATION, HashMap::new())
+}
+
+#[library_benchmark]
+#[bench::pgbench(envelope_of(&pgbench()), PGBENCH_CHANGES)]
+#[bench::inserts(envelope_of(&inserts()), INSERTED_ROWS)]
+fn json_changes(envelope: Vec<u8>, changes: u64) -> Result<usize, CoreError> {
+    let mut lines = Lines::new();
+    scribe().write(black_box(body_of(&envelope)), start(), start(), &mut lines)?;
+    assert_eq!(lines.count, changes);
+    Ok(lines.data.len())
+}
+
+/// The same rows as `inserts`, as COPY prints them.
+fn copied_rows() -> Vec<u8> {
+    let row = |id: u64| {
+        format!(
+            "{id}\t{}\t2026-11-05 10:00:00.123456\t{{\"kind\": \"click\", \"page\": \"/item/{id}\"}}\n",
+            id % 1000
+        )
+    };
+    (0..INSERTED_ROWS).map(row).collect::<String>().into_bytes()
+}
+
+#[library_benchmark]
+#[bench::inserts(copied_rows())]
+fn json_rows(rows: Vec<u8>) -> Result<usize, CoreError> {
+    let columns = [("id", 20), ("account", 20), ("at", 1114), ("payload", 3802)];
+    let table = CopiedTable {
+        columns: columns.map(|(name, oid)| (name.to_owned(), oid)).to_vec(),
+        key: vec!["id".to_owned()],
+        ..CopiedTable::default()
+    };
+    let mut scribe = RowScribe::new(&scribe(), &table, Lsn(1), 0);
+    let mut lines = Lines::new();
+    for piece in black_box(&rows).chunks(PIECE_BYTES) {
+        scribe.feed(piece, &mut lines)?;
+    }
+    assert_eq!(lines.count, INSERTED_ROWS);
+    Ok(lines.data.len())
+}
+
 library_benchmark_group!(
     name = hot_paths,
     benchmarks = [
@@ -306,7 +351,9 @@ library_benchmark_group!(
         replay,
         split,
         net_effect,
-        rewrite
+        rewrite,
+        json_changes,
+        json_rows
     ]
 );
 main!(library_benchmark_groups = hot_paths);

@@ -43,8 +43,11 @@ __all__ = [
     "DecodeError",
     "Envelope",
     "EnvelopeError",
+    "Events",
     "Group",
     "Header",
+    "JsonRows",
+    "JsonScribe",
     "NetEffect",
     "Program",
     "Pump",
@@ -367,6 +370,84 @@ class BinaryToText:
 
 def has_binary_form(type_oids: list[int]) -> bool:
     """Whether `BinaryToText` knows all these types."""
+
+# --- JSON lines
+
+@final
+class Events:
+    """The changes of one body, or the copied rows that end in one piece, as JSON lines."""
+
+    @property
+    def data(self) -> bytes:
+        """All lines, each with its line feed. A copy for each call."""
+    @property
+    def count(self) -> int:
+        """Number of lines."""
+    def requests(self, batch: int, lanes: int) -> list[tuple[int | None, str, bytes, int]]:
+        """Cut marked lines into requests: lane, id, body, number of lines.
+
+        With a `batch` of 1 the body is the line, without its line feed; with more it is a JSON
+        array of so many lines at most. Changes of one key share a lane. A request whose lane is
+        None waits for all before it, and all after it wait for that. The id is that of the line; of
+        an array, that of its first line and a digest of it.
+        """
+
+@final
+class JsonScribe:
+    """Prints a group's changes as JSON lines with the values of `to_jsonb`.
+
+    Types that only the source knows (composite, enum, domain, extension) are printed as their text.
+    """
+
+    def __new__(
+        cls,
+        group: str,
+        incarnation: bytes,
+        keys: Mapping[int, Sequence[str]],
+        *,
+        marked: bool = False,
+    ) -> JsonScribe:
+        """Print for a group. `keys`: primary keys of tables with REPLICA IDENTITY FULL, by OID.
+
+        `marked`: lines can be cut into requests. Raises `EnvelopeError` for an incarnation that is
+        not 16 bytes.
+        """
+    def changes(self, body: Buffer, prev: tuple[int, int], after: tuple[int, int]) -> Events:
+        """Print the changes of a whole body that lie behind `after`. The chain stood at `prev`.
+
+        Raises `DecodeError` for a malformed body, and for a value that is not UTF-8.
+        """
+    def rows(
+        self,
+        oid: int,
+        schema: str,
+        name: str,
+        columns: Sequence[tuple[str, int]],
+        key: Sequence[str],
+        *,
+        snapshot_lsn: int,
+        range_no: int,
+        source: tuple[str, str] | None = None,
+        route: int = 0,
+    ) -> JsonRows:
+        """Begin a range of a table that is copied. `columns`: names and type OIDs.
+
+        `source`: its schema and name at the source, where rules give it others; `route`: which of
+        its destinations this is. Ids tell both.
+        """
+
+@final
+class JsonRows:
+    """Prints the COPY text rows of one range."""
+
+    def feed(self, piece: Buffer) -> Events:
+        """Print the rows that end in this piece; a row may lie across pieces.
+
+        Raises `DecodeError` for a row of another number of cells, and for a value that is not
+        UTF-8.
+        """
+    def finish(self) -> int:
+        """Give the number of rows. Raises `DecodeError` if the last one has no end."""
 
 _Cell: TypeAlias = tuple[Literal["n", "u", "t", "b"], bytes | None]
 """A column of a tuple: null, unchanged TOAST (both with None), text or binary."""

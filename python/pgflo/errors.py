@@ -515,7 +515,8 @@ SINK_TABLE_MISSING = Kind(
     "sink.table_missing",
     Exit.SINK,
     Retry.OPERATOR,
-    "Create it there first: `pg_dump --schema-only --table TABLE SOURCE | psql TARGET`.",
+    "Let --target-sync-schema bring it, or create it there: `pg_dump --schema-only --table TABLE "
+    "SOURCE | psql TARGET`.",
 )
 SINK_COLUMN_MISSING = Kind(
     "sink.column_missing",
@@ -535,6 +536,51 @@ SINK_REFUSED = Kind(
     Retry.OPERATOR,
     "Mend the row or the constraint at the destination, then start `pgflo worker` again: it goes on"
     " with this change.",
+)
+SINK_OUTPUT = Kind(
+    "sink.output",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Mend what the system says about it, then start `pgflo worker` again: it goes on behind what is"
+    " written.",
+)
+SINK_NO_SPACE = Kind(
+    "sink.no_space",
+    Exit.SINK,
+    Retry.BACKOFF,
+    "Make room in --file-output-dir; the worker goes on as soon as there is some.",
+)
+SINK_READER_GONE = Kind(
+    "sink.reader_gone",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Nobody reads stdout any more. Start `pgflo worker stdout` again: it goes on behind the last"
+    " changes that were taken.",
+)
+SINK_FILE_CHANGED = Kind(
+    "sink.file_changed",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Somebody else has changed the files. Restore them, or name another --file-output-dir and copy"
+    " anew: `pgflo replicate --restart`.",
+)
+SINK_FILE_LOCKED = Kind(
+    "sink.file_locked",
+    Exit.RUNNING,
+    Retry.BACKOFF,
+    "Another worker writes there: give each its own --sink name or --file-output-dir.",
+)
+SINK_RECEIVER = Kind(
+    "sink.receiver",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Check --webhook-url and the receiver's log; --retry-max-attempts says how often to try.",
+)
+SINK_REJECTED = Kind(
+    "sink.rejected",
+    Exit.SINK,
+    Retry.OPERATOR,
+    "Mend the receiver, then start `pgflo worker webhook` again: it goes on with this request.",
 )
 SINK_ROW_COUNT = Kind(
     "sink.row_count",

@@ -145,6 +145,27 @@ def test_replicator_killed_during_the_copy(
     finish(pipeline, load)
 
 
+def test_broker_killed_during_the_copy(
+    pipeline: Pipeline, load: Load, chance: random.Random, nats_factory: NatsFactory
+) -> None:
+    broker = nats_factory()
+    pipeline.nats_url = broker.url
+    load.create(rows=150_000)
+    load.start()
+    replicator = pipeline.replicate("--range-size", "128kB", "--max-copy-workers", "2")
+    worker = pipeline.worker()
+    # A first start without a broker is an error, not an outage.
+    eventually(lambda: '"copying"' in replicator.tail(), "a copy")
+    eventually(lambda: "beginning at the group" in worker.tail(), "a worker")
+    for _ in range(ROUNDS):
+        load.wait_committed(chance.randrange(1, 60))
+        broker.kill()
+        load.wait_committed(chance.randrange(1, 60))
+        broker.start()
+    finish(pipeline, load)
+    assert replicator.log.read_text(errors="replace").count('"group created"') == 1
+
+
 def test_snapshot_lost_during_the_copy(
     pipeline: Pipeline, load: Load, chance: random.Random
 ) -> None:
@@ -179,6 +200,33 @@ def test_snapshot_lost_during_the_copy(
     assert log.count('"group created"') == 1
     assert "copying tables under a new snapshot" in log
     assert worker.exit_code() is None
+
+
+@pytest.mark.parametrize("shards", ["1", "3"])
+def test_killed_while_tables_join(
+    pipeline: Pipeline, load: Load, chance: random.Random, shards: str
+) -> None:
+    # GIVEN a group of two tables that streams, while others are written as well
+    load.create(rows=60_000)
+    load.start()
+    few = ("--exclude-tables", 'journal,"Odd ""Name"', "--range-size", "128kB")
+    replicator, worker = pipeline.replicate(*few), pipeline.worker("--shards", shards)
+    pipeline.wait_caught_up(limit_s=120)
+    assert replicator.stop() == 0
+    # WHEN the others join, and one process or another is killed meanwhile
+    for number in range(ROUNDS):
+        replicator = pipeline.replicate("--range-size", "128kB")
+        load.wait_committed(chance.randrange(1, 120))
+        if number % 2:
+            worker.kill()
+            worker = pipeline.worker("--shards", shards)
+        replicator.kill()
+    pipeline.replicate("--range-size", "128kB")
+    # THEN both sides are equal in the end, and no table was begun anew
+    finish(pipeline, load)
+    log = replicator.log.read_text(errors="replace")
+    assert log.count('"group created"') == 1
+    assert '"tables join the group"' in log
 
 
 def holder_or_done(

@@ -51,6 +51,7 @@ def main() -> None:
         write("decode_body", name, lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("replay", name, bytes(18) + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("net", name, net_lead() + lengths_prefixed(streams.messages(name)[:FRAMES]))
+        write("json", name, bytes(3) + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("split", name, split_lead() + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("rules", name, rules_lead() + lengths_prefixed(streams.messages(name)[:FRAMES]))
         write("read_header", name, envelopes[0].data)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from tests.fix_pipeline import Command, Pipeline, eventually
 
@@ -79,6 +80,40 @@ def test_status_tells_phase_positions_lag_and_the_copy_of_each_table(running: Pi
     assert with_source["wal_status"] == "reserved"
     assert with_source["retained_bytes"] >= 0
     assert status(running, "--source", "host=127.0.0.1 port=1 dbname=x")["source"] is None
+
+
+def test_status_tells_the_ranges_of_a_copy_under_way_and_who_holds_its_snapshot(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.source.execute(
+        "CREATE TABLE a (id int PRIMARY KEY, name text)",
+        "INSERT INTO a SELECT n, repeat('n', 500) FROM generate_series(1, 20000) n",
+    )
+    pipeline.copy_schema()
+    replicator = pipeline.replicate("--range-size", "32kB", "--max-copy-workers", "1")
+
+    def published() -> int:
+        if pgflo("status", "--group", pipeline.group, "--nats-url", pipeline.nats_url).returncode:
+            return 0
+        tables = status(pipeline)["tables"]
+        return int(tables[0]["published_ranges"]) if tables else 0
+
+    eventually(published, "a range published")
+    replicator.kill()
+    told = status(pipeline)
+    (table,) = told["tables"]
+    assert 0 < table["published_ranges"] < table["ranges"]
+    counted = ("waiting_ranges", "copying_ranges", "published_ranges")
+    assert sum(table[name] for name in counted) == table["ranges"]
+    assert table["applied"] == {}
+    held = pipeline.source.value(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = %s",
+        [f"pgflo_{pipeline.group} snapshot"],
+    )
+    assert told["holder"]["backend_pid"] == held
+    assert psutil.Process(told["holder"]["pid"]).is_running()
+    shown = pgflo("status", "--group", pipeline.group, "--nats-url", pipeline.nats_url).stdout
+    assert f"held by session {held} of the source" in shown
 
 
 def test_status_sees_a_sink_fall_behind_and_catch_up(running: Pipeline) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from tests.fix_pipeline import Command, eventually, sorted_dump_digest
+from tests.fix_sinks import committed
 
 from pgflo.errors import Exit
 
@@ -277,3 +278,36 @@ def test_replicate_that_ends_keeps_its_own_broker_until_the_worker_has_everythin
     assert worker.wait() == Exit.DONE
     assert replicate.wait() == Exit.DONE
     assert is_equal(source, target)()
+
+
+BESIDE = """
+group: shop
+copy-and-stream: true
+once: true
+source: {dsn: "${SOURCE_DSN}", tables: [a]}
+sinks:
+  crm: {to: "${TARGET_DSN}"}
+  lake: {to: "file://${FILES}", file-compress: gzip}
+  log: {to: stdout}
+"""
+
+
+def test_run_gives_every_sink_of_a_file_a_worker_of_its_kind(
+    source: Database, target: Database, start: Callable[..., Command], tmp_path: Path
+) -> None:
+    fill(source, target)
+    file = tmp_path / "pgflo.yaml"
+    file.write_text(BESIDE)
+    run = start(
+        *("run", "-c", str(file)),
+        SOURCE_DSN=source.dsn,
+        TARGET_DSN=target.dsn,
+        FILES=str(tmp_path / "files"),
+    )
+    assert run.wait() == Exit.DONE
+    assert is_equal(source, target)()
+    rows = source.value("SELECT count(*) FROM a")
+    events = committed(tmp_path / "files")
+    assert len(events) == rows
+    assert not list((tmp_path / "files").glob("*.part"))
+    assert run.log.read_text().count('"op":"insert"') == rows

@@ -81,13 +81,15 @@ def test_rows_committed_between_snapshot_and_stream_arrive_once(
 @pytest.mark.parametrize("mode", ["--copy", "--copy-and-stream"])
 def test_commands_end_by_themselves_when_asked_to(pipeline: Pipeline, mode: str) -> None:
     pipeline.source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 1000)"
+        "CREATE TABLE t (id serial PRIMARY KEY, n int);"
+        "INSERT INTO t (n) SELECT generate_series(1, 1000)"
     )
-    pipeline.copy_schema()
     once = () if mode == "--copy" else ("--once",)
-    replicator, worker = pipeline.replicate(mode, *once), pipeline.worker("--once")
+    replicator = pipeline.replicate(mode, *once)
+    worker = pipeline.worker("--once", "--target-sync-schema")
     assert (replicator.wait(), worker.wait()) == (0, 0)
     pipeline.assert_identical()
+    assert pipeline.target.rows("SELECT nextval('t_id_seq')") == [(1001,)]
 
 
 def test_stream_only_mode_brings_changes_alone(pipeline: Pipeline) -> None:

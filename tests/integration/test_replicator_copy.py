@@ -13,9 +13,11 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from tests.fix_replicator import until
 
+from pgflo import errors
 from pgflo.broker.records import Phase, TableState, run_of
 from pgflo.broker.spans import numbers
 from pgflo.config.settings import CopySettings
+from pgflo.errors import PgfloError
 from pgflo.source.drop import drop_group, list_group
 
 if TYPE_CHECKING:
@@ -82,6 +84,13 @@ async def test_copy_only_copies_everything_and_leaves_nothing_at_the_source(
         "CREATE TABLE calculated (id int PRIMARY KEY, "
         "twice int GENERATED ALWAYS AS (id * 2) STORED, v text)",
         "INSERT INTO calculated (id, v) VALUES (1, E'tab\\there')",
+        "CREATE TABLE parent (id int)",
+        "CREATE TABLE child (extra int) INHERITS (parent)",
+        "INSERT INTO parent VALUES (1)",
+        "INSERT INTO child VALUES (2, 3)",
+        "CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler",
+        "CREATE TABLE odd (id int, v text) USING other",
+        "INSERT INTO odd SELECT i, repeat('x', 200) FROM generate_series(1, 5000) i",
     )
     seen: list[CopyProgress] = []
     await replicator.run(seen.append, mode="copy", copying=SMALL_RANGES)
@@ -90,6 +99,11 @@ async def test_copy_only_copies_everything_and_leaves_nothing_at_the_source(
     assert stored.copied_integers("public.empty") == []
     assert stored.copied_integers("public.keyless") == list(range(1, 11))
     assert stored.copied["public.calculated"] == [[b"1", rb"tab\there"]]
+    # Rows of an inheritance child are its own; what may lack ctid ranges is read in one scan.
+    assert stored.copied_integers("public.parent") == [1]
+    assert stored.copied["public.child"] == [[b"2", b"3"]]
+    assert stored.copied_integers("public.odd") == list(range(1, 5001))
+    assert {t.name: t.ranges for t in stored.tables.values()}["odd"] == 1
     assert stored.record.phase is Phase.DONE
     assert {table.state for table in stored.tables.values()} == {TableState.PUBLISHED}
     assert replicator.objects_at_source() == []
@@ -125,6 +139,30 @@ async def test_every_leaf_of_a_partitioned_table_is_copied_with_its_root_named(
     assert stored.copied_integers("public.high_rest") == list(range(100, 150))
     assert {table.root for table in stored.tables.values()} == {("public", "root")}
     assert stored.inserted() == [10, 160, 210]
+
+
+async def test_partitions_made_since_are_copied_when_their_root_is_copied_anew(
+    replicator: Replicator,
+) -> None:
+    # Where the destination has one table for all of them, their rows go with the others'.
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE low PARTITION OF root FOR VALUES FROM (0) TO (100)",
+        "INSERT INTO root SELECT generate_series(0, 9)",
+    )
+    await replicator.run(mode="copy-and-stream", once=True)
+    source.execute(
+        "CREATE TABLE later PARTITION OF root FOR VALUES FROM (100) TO (200)",
+        "INSERT INTO root SELECT generate_series(100, 109)",
+    )
+    await replicator.run(mode="copy-and-stream", once=True)
+    assert (await replicator.read_back()).inserted() == list(range(100, 110))
+    await replicator.delete_stream("copy")
+    await replicator.run(mode="copy-and-stream", once=True)
+    stored = await replicator.read_back()
+    assert stored.copied_integers("public.low") == list(range(10))
+    assert stored.copied_integers("public.later") == list(range(100, 110))
 
 
 @pytest.mark.parametrize(
@@ -363,6 +401,105 @@ async def test_a_copy_that_the_broker_lost_before_a_sink_had_it_is_made_again(
     assert stored.record.incarnation == first.incarnation
     assert stored.record.layout == first.layout + 1
     assert stored.copied_integers("public.t") == [*range(-10, 0), *range(11, 50001)]
+
+
+async def test_a_table_that_joins_a_group_is_copied_and_streamed_and_no_other_is_copied_again(
+    replicator: Replicator,
+) -> None:
+    # GIVEN a group of one table that streams, and a table beside it
+    source = replicator.source
+    source.execute(
+        *BIG_TABLE,
+        "CREATE TABLE late (id bigserial PRIMARY KEY, v text)",
+        "INSERT INTO late (v) SELECT 'old' FROM generate_series(1, 20000)",
+    )
+    await replicator.run(
+        mode="copy-and-stream", once=True, copying=SMALL_RANGES, tables=("public.t",)
+    )
+    before = await replicator.read_back()
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(source.dsn) as conn:
+            while not stop.is_set():
+                conn.execute("INSERT INTO late (v) VALUES ('new')")
+                conn.execute("INSERT INTO t VALUES (-1, 'new')")
+                conn.commit()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        # WHEN it is named as well, and the first start with it is killed
+        both = ("public.t", "public.late")
+        process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES, tables=both)
+        await replicator.until_published_ranges(1, "late")
+        process.kill()
+        process.wait()
+        running = replicator.start(mode="copy-and-stream", copying=SMALL_RANGES, tables=both)
+        await replicator.until_streaming()
+    finally:
+        stop.set()
+        writer.join()
+    await replicator.until_published(replicator.wal_lsn())
+    await running.stop()
+    # THEN a row of it is copied or comes behind its point, never both, and none is missing
+    stored = await replicator.read_back()
+    tables = {table.name: table for table in stored.tables.values()}
+    late = tables["late"]
+    streamed = [
+        int(message[2][0][1])
+        for (commit_lsn, _), message in stored.changes
+        if message[0] == "I" and message[1] == late.oid and commit_lsn >= late.snapshot_lsn
+    ]
+    everything = [row[0] for row in source.rows("SELECT id FROM late ORDER BY id")]
+    assert sorted(stored.copied_integers("public.late") + streamed) == everything
+    assert streamed, "the writer was too slow for this test to show anything"
+    # and the other table is streamed on as it was
+    assert stored.record.incarnation == before.record.incarnation
+    assert (stored.record.layout, stored.record.joining) == (before.record.layout + 1, [])
+    old_oid = tables["t"].oid
+    assert tables["t"] == before.tables[old_oid]
+    first = {key: runs for key, runs in stored.attempts.items() if key[0] == old_oid}
+    assert first == before.attempts
+    inserted = [m for _, m in stored.changes if m[0] == "I" and m[1] == old_oid]
+    assert len(inserted) == source.value("SELECT count(*) FROM t WHERE id = -1")
+    # and every change of the new table stands in an envelope that tells of it
+    layouts = [header.layout for header in stored.headers]
+    assert layouts == sorted(layouts)
+    assert replicator.objects_at_source() == [f"pgflo_{replicator.group}"] * 2
+
+
+async def test_a_table_that_cannot_be_replicated_does_not_join(replicator: Replicator) -> None:
+    source = replicator.source
+    source.execute("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE keyless (id int)")
+    await replicator.run(mode="copy-and-stream", once=True, tables=("public.t",))
+    with pytest.raises(PgfloError) as refused:
+        await replicator.run(
+            mode="copy-and-stream", once=True, tables=("public.t", "public.keyless")
+        )
+    assert refused.value.kind is errors.TABLE_WITHOUT_IDENTITY
+    # Its rows can still be changed at the source, and the group goes on without it.
+    source.execute("INSERT INTO keyless VALUES (1)", "UPDATE keyless SET id = 2")
+    await replicator.run(mode="copy-and-stream", once=True, tables=("public.t",))
+
+
+async def test_a_table_joins_when_the_copy_under_way_is_complete(replicator: Replicator) -> None:
+    source = replicator.source
+    source.execute(*BIG_TABLE, "CREATE TABLE late (id int PRIMARY KEY)")
+    source.execute("INSERT INTO late SELECT generate_series(1, 100)")
+    process = replicator.spawn(mode="copy-and-stream", copying=SMALL_RANGES, tables=("public.t",))
+    await replicator.until_published_ranges(20)
+    process.kill()
+    process.wait()
+    (before,) = await replicator.tables()
+    await replicator.run(mode="copy-and-stream", once=True, copying=SMALL_RANGES)
+    stored = await replicator.read_back()
+    table = stored.tables[before.oid]
+    assert table.snapshot_lsn == before.snapshot_lsn
+    again = [n for n in numbers(before.published) if len(stored.attempts[table.oid, n]) > 1]
+    assert again == []
+    assert stored.copied_integers("public.t") == list(range(1, 50001))
+    assert stored.copied_integers("public.late") == list(range(1, 101))
 
 
 async def test_a_snapshot_that_nobody_takes_up_ends_after_its_linger(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from nats.js.errors import APIError
 from tests.fix_replicator import until
 
-from pgflo import errors
+from pgflo import _core, errors
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
-from pgflo.broker.records import SinkRecord
+from pgflo.broker.records import CopiedRecord, SinkRecord
+from pgflo.broker.spans import numbers
 from pgflo.broker.topology import envelope_at, stream_state
 from pgflo.config.settings import CopySettings
 from pgflo.errors import PgfloError
@@ -19,6 +22,8 @@ from pgflo.replicator import start
 from pgflo.source.connection import application_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.fix_replicator import Replicator
 
     from pgflo.broker.connection import Broker
@@ -53,6 +58,11 @@ class Sinks:
                 lane_seqs=lanes or {},
             )
         )
+
+    async def publish(self, parts: Iterable[bytes]) -> None:
+        """Put parts of a copy into the first lane."""
+        for part in parts:
+            await self.broker.js.publish(self.names.copy_subject(0), part)
 
     async def envelope(self, seq: int) -> StoredEnvelope:
         """Read one envelope of the change stream."""
@@ -238,6 +248,46 @@ async def test_a_copy_larger_than_its_stream_goes_on_as_sinks_apply_it(
     await until(applied_all, "copy published")
     # THEN the copy ended, and the stream was never larger than it may be
     assert seen <= 4 * 1024 * 1024
+    await running.stop()
+
+
+async def test_what_broken_attempts_leave_does_not_fill_a_copy_stream_for_ever(
+    replicator: Replicator, broker: Broker
+) -> None:
+    # GIVEN a copy whose stream is full of a broken attempt, while sinks have all that is published
+    source = replicator.source
+    source.execute(
+        "CREATE TABLE t (id serial PRIMARY KEY, v text)",
+        "INSERT INTO t (v) SELECT repeat('x', 1000) FROM generate_series(1, 12000)",
+    )
+    ranges = CopySettings(max_workers=1, range_bytes=512 * 1024)
+    limit_bytes = 2 * 1024 * 1024
+    options = {"mode": "copy-and-stream", "copying": ranges, "stream_max_bytes": limit_bytes}
+    process = replicator.spawn(**options)
+    await replicator.until_published_ranges(1)
+    process.kill()
+    process.wait()
+    sinks = await open_sinks(replicator, broker)
+    (table,) = await replicator.tables()
+    await sinks.stand("one", None)
+    done = sorted(numbers(table.published))
+    await sinks.record.put_copied(CopiedRecord("one", table.oid, done, 0, table.snapshot_lsn))
+    packer = _core.CopyPacker(
+        sinks.names.incarnation.bytes,
+        table.oid,
+        table.snapshot_lsn,
+        table.ranges - 1,
+        1,
+        target_body_bytes=64 * 1024,
+        max_body_bytes=128 * 1024,
+    )
+    parts = itertools.chain.from_iterable(packer.feed(b"rows\n" * 20000, 20000) for _ in range(99))
+    with pytest.raises(APIError, match="maximum bytes"):
+        await sinks.publish(parts)
+    # WHEN the replicator comes back
+    running = replicator.start(**options)
+    # THEN it goes on
+    await replicator.until_published_ranges(len(done) + 1)
     await running.stop()
 
 

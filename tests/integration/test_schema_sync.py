@@ -9,6 +9,7 @@ import re
 import secrets
 import subprocess
 import uuid
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from tests.fix_pipeline import eventually, sorted_dump_digest
 from pgflo import errors
 from pgflo.errors import PgfloError
 from pgflo.schema import build
+from pgflo.schema.build import AfterRows
 from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres.connection import Destination
 
@@ -145,27 +147,35 @@ def test_plain_roles_bring_what_pg_dump_prints_of_the_source(
     assert (worker.stop(), "rows" in worker.tail()) == (0, True)
 
 
-def test_a_worker_that_is_killed_while_it_makes_indexes_makes_each_once(pipeline: Pipeline) -> None:
+def test_workers_that_end_while_indexes_are_made_make_each_once(pipeline: Pipeline) -> None:
     # GIVEN a worker that has made some of the indexes, and waits for a lock with another
     source, target = pipeline.source, pipeline.target
     source.execute(SCHEMA)
     pipeline.replicate("--tables", TABLES)
     first = pipeline.worker(SYNC, "--copy-writers", "2")
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
     with target.connect() as blocker:
         eventually(lambda: target.value("SELECT to_regclass('public.leaves')"), "tables")
         blocker.execute("BEGIN; LOCK TABLE leaves IN ACCESS SHARE MODE")
-        waiting = "SELECT count(*) FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
         eventually(lambda: target.value(waiting, ["public.leaves"]), "a part that waits")
-        first.kill()
+        assert first.stop() == 0  # it takes back its statement, and does not wait
+        assert target.value(waiting, ["public.leaves"]) == 0
+        second = pipeline.worker(SYNC, "--copy-writers", "2")
+        eventually(lambda: target.value(waiting, ["public.leaves"]), "a part that waits again")
+        second.kill()
     made = dict(
         target.rows("SELECT label, done_at FROM pgflo.schema_parts WHERE done_at IS NOT NULL")
     )
     left = target.value("SELECT count(*) FROM pgflo.schema_parts WHERE done_at IS NULL")
     assert left
-    # WHEN the next one comes, and the source does not answer any more
+    # WHEN one comes that does not bring the schema, and another that does but has no source
+    without = pipeline.worker()
+    pipeline.wait_caught_up()
+    assert f'"parts":{left}' in without.tail(100_000)
+    assert without.stop() == 0
     pipeline.worker(SYNC, "--source", "host=127.0.0.1 port=1 dbname=gone")
     pipeline.wait_caught_up()
-    # THEN it has made the rest, and no part twice
+    # THEN the first has told what is missing, and the second has made it, but no part twice
     assert_schema_is_equal(source, target)
     now = dict(target.rows("SELECT label, done_at FROM pgflo.schema_parts"))
     assert {label: now[label] for label in made} == made
@@ -235,6 +245,24 @@ async def test_tables_that_are_half_made_are_finished_by_the_next_start(
     assert set(once) <= set(dumped(sides.source))
     await sync_before_rows(sides.to, sides.wanted())
     assert dumped(sides.target) == once
+
+
+async def test_chinook_is_the_same_on_both_sides(source: Database, target: Database) -> None:
+    # GIVEN tables with foreign keys all over
+    text = files("pgflo.demo").joinpath("chinook.sql").read_text(encoding="utf-8")
+    source.execute(re.sub(r"(?im)^(DROP DATABASE|CREATE DATABASE|\\c) .*$", "", text))
+    to = Destination(target.dsn, "g", "postgres", uuid.uuid4())
+    rows = source.rows(
+        "SELECT oid::int8, relname FROM pg_class WHERE relkind = 'r' AND oid > 16384"
+    )
+    tables = {oid: ("public", name) for oid, name in rows}
+    told = []
+    # WHEN they are made without rows, over more connections than there are cores
+    await sync_before_rows(to, Wanted(source.dsn, uuid.uuid4(), tables))
+    await AfterRows(to, 6, lambda total, done: told.append((total, done))).run()
+    # THEN pg_dump sees no difference, and every part was told
+    assert dumped(target) == dumped(source)
+    assert told[-1][0] == told[-1][1] == len(told) - 1
 
 
 async def test_another_database_than_the_groups_is_refused(sides: Sides) -> None:

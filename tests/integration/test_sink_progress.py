@@ -15,11 +15,12 @@ from tests.fix_changes import bodies, on_both
 
 from pgflo import errors
 from pgflo.errors import PgfloError
+from pgflo.sinks.contract import Progress, Range
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.landing import Target
 from pgflo.sinks.postgres.prepare import NotEmpty, SourceTable, prepare
-from pgflo.sinks.postgres.range_copy import Range, RangeCopy
+from pgflo.sinks.postgres.range_copy import RangeCopy
 
 if TYPE_CHECKING:
     from tests.fix_changes import Changes, Sink
@@ -75,7 +76,7 @@ def test_a_commit_in_flight_is_waited_for_and_seen(target: Database) -> None:
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             " AND datname = current_database()"
         )
-        taken: list[progress.Progress] = []
+        taken: list[Progress] = []
         thread = threading.Thread(target=lambda: taken.append(progress.take(conn, to)))
         thread.start()
         while target.value(waits) == 0:
@@ -107,7 +108,7 @@ def test_a_superseded_writer_moves_nothing(changes: Changes, sink: Sink) -> None
     assert sink.target.value("SELECT count(*) FROM log") == 0
 
 
-def spread(to: Destination, shards: int) -> list[progress.Progress]:
+def spread(to: Destination, shards: int) -> list[Progress]:
     """Give a destination so many rows, as it stands."""
     with to.connect("worker") as conn:
         rows = progress.take_all(conn, to)
@@ -303,6 +304,25 @@ def test_a_table_copied_anew_is_emptied_once_and_takes_no_range_of_its_former_co
         # The same once more changes nothing.
         begin(to, anew, b, incarnation=incarnation)
         assert target.rows(counts) == [(1, 1)]
+
+
+def test_a_copy_as_of_before_what_is_applied_is_refused(target: Database) -> None:
+    # Its changes up to there went with the rows that are emptied, and do not come again.
+    target.execute("CREATE TABLE a (n int)")
+    to, incarnation = destination(target), uuid.uuid4()
+    a = table("a", "n")
+    begin(to, a, incarnation=incarnation)
+    with to.connect("shard0") as conn:
+        held = progress.take(conn, to)
+        with conn.transaction():
+            conn.execute("INSERT INTO public.a VALUES (1)")
+            progress.move(conn, to, held, (START + 8, 1), START + 9)
+    with pytest.raises(PgfloError, match=r"public\.a") as refused:
+        begin(to, replace(a, snapshot_lsn=START + 8), incarnation=incarnation)
+    assert refused.value.kind is errors.SINK_CHAIN_GAP
+    assert target.value("SELECT count(*) FROM a") == 1
+    begin(to, replace(a, snapshot_lsn=START + 9), incarnation=incarnation)
+    assert target.value("SELECT count(*) FROM a") == 0
 
 
 def test_a_table_that_joins_is_judged_alone(target: Database) -> None:

@@ -15,6 +15,7 @@ from tests.fix_changes import table_rows
 
 from pgflo import _core, errors
 from pgflo.broker.records import ATTEMPTS_PER_RUN
+from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
@@ -236,16 +237,19 @@ async def test_a_table_copied_anew_has_its_new_rows_and_the_changes_behind_them(
             "INSERT INTO log SELECT {0} FROM generate_series(1, 400)",
             "INSERT INTO kept SELECT {0} FROM generate_series(1, 400)",
         )
-        for number, end in ((-1, "TRUNCATE log"), (-2, "SELECT")):
-            source.execute("BEGIN", *(sql.SQL(s).format(number) for s in both), end, "COMMIT")
+        for number in (-1, -2):
+            source.execute("BEGIN", *(sql.SQL(s).format(number) for s in both), "COMMIT")
         snapshot_lsn = _core.lsn_parse(source.value("SELECT pg_current_wal_lsn()::text"))
         source.execute("BEGIN", *(sql.SQL(s).format(-3) for s in both), "COMMIT")
         await stream.publish(stream.changes.envelopes(target_body_bytes=2000, max_body_bytes=5000))
         table = (await record.tables())[oids["log"]]
         await record.put_table(replace(table, snapshot_lsn=snapshot_lsn, ranges=1))
-        # (late parts of the first snapshot change nothing)
+        # (a late range of the first snapshot changes nothing, and need not be kept)
         await stream.publish_range(oids["log"], 1, rows_of(1), ROWS)
-        await stream.publish_range(oids["log"], 0, b"-2\n" * 400, 400, snapshot_lsn=snapshot_lsn)
+        late_seq = (await stream_state(stream.broker, stream.names.copy_stream)).last_seq
+        await stream.told(lambda sink: sink.lane_seqs[0] == late_seq)
+        rows = b"-1\n-2\n" * 400
+        await stream.publish_range(oids["log"], 0, rows, 800, snapshot_lsn=snapshot_lsn)
         await stream.caught_up(task)
     # THEN it has that snapshot's rows and later changes, and the other table lost nothing
     counted = "SELECT n, count(*) FROM {} WHERE n < 0 GROUP BY n ORDER BY n"
@@ -253,11 +257,57 @@ async def test_a_table_copied_anew_has_its_new_rows_and_the_changes_behind_them(
         stream.target.rows(sql.SQL(counted).format(sql.Identifier(name)))
         for name in ("log", "kept")
     ]
-    assert counts == [[(-3, 400), (-2, 400)], [(-3, 400), (-2, 400), (-1, 400)]]
+    assert counts == [[(-3, 400), (-2, 400), (-1, 400)]] * 2
     assert stream.target.value("SELECT count(*) FROM log WHERE n >= 0") == 0
     assert stream.target.value("SELECT count(DISTINCT n) FROM kept WHERE n >= 0") == 2 * ROWS
     copied = (await record.copied("postgres"))[oids["log"]]
-    assert (copied.ranges, copied.rows, copied.snapshot_lsn) == ([0], 400, snapshot_lsn)
+    assert (copied.ranges, copied.rows, copied.snapshot_lsn) == ([0], 800, snapshot_lsn)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_a_table_that_joins_is_copied_before_its_first_change_is_applied(
+    stream: Stream, shards: int
+) -> None:
+    # GIVEN a sink that streams one table
+    source, record = stream.changes.source, stream.record
+    for database in (source, stream.target):
+        database.execute(
+            "CREATE TABLE log (n int)",
+            "CREATE TABLE late (id int PRIMARY KEY, v text)",
+            "ALTER TABLE log REPLICA IDENTITY FULL",
+        )
+    stream.changes.frames()
+    oids = await stream.describe("log", ranges=1)
+    await stream.publish_range(oids["log"], 0, rows_of(0), ROWS)
+    async with stream.worker(shards=shards) as task:
+        stream.log(-1)
+        await stream.publish(stream.changes.envelopes())
+        await stream.caught_up(task)
+        # WHEN changes of another table come before the sink has heard of it
+        source.execute("INSERT INTO late SELECT g, 'copied' FROM generate_series(1, 500) g")
+        snapshot_lsn = _core.lsn_parse(source.value("SELECT pg_current_wal_lsn()::text"))
+        source.execute("UPDATE late SET v = 'changed' WHERE id > 250")
+        stream.log(-2)
+        await stream.publish(stream.changes.envelopes(layout=1))
+        await stream.all_delivered()
+        stream.log(-3)
+        late = await stream.describe("late", ranges=1, snapshot_lsn=snapshot_lsn)
+        await stream.announce(tables=sorted({**oids, **late}.values()), layout=1)
+        await stream.publish_range(
+            late["late"],
+            0,
+            b"".join(b"%d\tcopied\n" % number for number in range(1, 501)),
+            500,
+            snapshot_lsn=snapshot_lsn,
+        )
+        await stream.publish(stream.changes.envelopes(layout=1))
+        # THEN it is copied first, and both tables lose nothing
+        await stream.caught_up(task)
+    assert table_rows(stream.target, "late") == table_rows(source, "late")
+    counts = "SELECT n, count(*) FROM log WHERE n < 0 GROUP BY n ORDER BY n"
+    assert stream.target.rows(counts) == [(-3, 1), (-2, 1), (-1, 1)]
+    assert stream.target.value("SELECT count(*) FROM log WHERE n >= 0") == ROWS
+    assert await record.copied("postgres") != {}
 
 
 async def test_copied_rows_and_changes_make_both_sides_equal(stream: Stream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import struct
@@ -41,11 +42,12 @@ def assert_equal(stream: Stream, *tables: str) -> None:
 
 
 def children(title: str) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if title in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone, or about to be
+            if title in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 async def test_changes_arrive_and_the_group_hears_how_far(stream: Stream) -> None:

@@ -264,6 +264,32 @@ def test_a_database_must_be_named_even_when_there_is_a_file(tmp_path: Path) -> N
         read.target_conninfo(values_of())
 
 
+def test_a_worker_finds_the_source_under_its_own_flags_or_in_a_shared_file(tmp_path: Path) -> None:
+    from psycopg.conninfo import conninfo_to_dict
+
+    worker = (o.GROUP, *o.WORKING, *o.GLOBAL)
+
+    def schema_source(*flags: str) -> dict[str, object]:
+        values = values_of("--group", "g", "--target", "dbname=b", *flags, options=worker)
+        found = read.worker(values).schema_source
+        told = {} if found is None else conninfo_to_dict(found.get_secret_value())
+        return {name: value for name, value in told.items() if name != "fallback_application_name"}
+
+    # Without the flag no source is needed, with it one is.
+    assert schema_source("--source", "dbname=a") == {}
+    with pytest.raises(PgfloError, match="--source or --source-dbname is missing"):
+        schema_source("--target-sync-schema")
+    told = schema_source("--target-sync-schema", "--source-host", "h", "--source-dbname", "d")
+    assert told == {"host": "h", "dbname": "d"}
+    # A file that serves both commands names it once; a flag replaces all of that.
+    (tmp_path / "pgflo.yaml").write_text(
+        "source: {host: h, port: 7, dbname: d}\ntarget: {sync-schema: true}\n"
+    )
+    assert schema_source() == {"host": "h", "port": "7", "dbname": "d"}
+    told = schema_source("--source-host", "other", "--source-dbname", "e")
+    assert told == {"host": "other", "dbname": "e"}
+
+
 def test_a_bad_connection_string_is_not_quoted() -> None:
     with pytest.raises(PgfloError) as caught:
         read.source_conninfo(values_of("--source", "host=a passwort=canary"))

@@ -123,6 +123,8 @@ class GroupRecord(Stored):
     phase: Phase
     tables: list[int] = field(default_factory=list)
     """OIDs of the group's tables."""
+    joining: list[int] = field(default_factory=list)
+    """OIDs of tables that are being added; nothing is streamed meanwhile."""
     lanes: int = 0
     """Copy lanes that were ever in use."""
     copy_runs: int = 0
@@ -264,3 +266,10 @@ class CopiedRecord(Stored):
     def has_all(self, table: TableRecord) -> bool:
         """Whether that is the whole table."""
         return self.snapshot_lsn == table.snapshot_lsn and len(self.ranges) >= table.ranges
+
+    def by_range(self) -> dict[int, int]:
+        """Give the ranges with their rows, of which only the sum is known: the first has them."""
+        rows = dict.fromkeys(self.ranges, 0)
+        if self.ranges:
+            rows[self.ranges[0]] = self.rows
+        return rows

@@ -8,6 +8,7 @@ setting we rely on is read back: older servers ignore what they do not know.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -101,6 +102,26 @@ async def delete_group(broker: Broker, group: str) -> None:
     for stream in await list_streams(broker, group):
         await _delete(broker, stream)
     await _delete(broker, f"KV_{Names.bucket_of(group)}")
+
+
+async def delete_consumers(broker: Broker, group: str, sink: str) -> None:
+    """Remove what a sink reads by, in every incarnation of `group`."""
+    for stream in await list_streams(broker, group):
+        tail = r"_lane_\d+" if stream.endswith("_copy") else ""
+        pattern = re.compile(rf"sink_{re.escape(sink)}{tail}")
+        for name in await _consumers(broker, stream):
+            if pattern.fullmatch(name):
+                await broker.ask(f"CONSUMER.DELETE.{stream}.{name}", {})
+
+
+async def _consumers(broker: Broker, stream: str) -> list[str]:
+    found: list[str] = []
+    while True:
+        page = await broker.ask(f"CONSUMER.NAMES.{stream}", {"offset": len(found)})
+        names = page.get("consumers") or []
+        found += names
+        if not names or len(found) >= int(page.get("total", 0)):
+            return found
 
 
 async def list_streams(broker: Broker, group: str) -> list[str]:

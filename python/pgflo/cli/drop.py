@@ -1,4 +1,4 @@
-"""`pgflo drop`: everything that a group owns, removed.
+"""`pgflo drop`: everything that a group owns, removed; or one of its sinks, forgotten.
 
 Upstream: `app`. Downstream: `pgflo.source.drop`, `pgflo.broker.topology`, and the group's own
 broker.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @parse.command(
     "drop",
     {
-        "Group": (o.GROUP, o.YES),
+        "Group": (o.GROUP, o.DROPPED_SINK, o.YES),
         "Source": o.SOURCE_SERVER,
         "Broker": o.NATS_SERVER,
     },
@@ -39,12 +39,18 @@ def command(values: parse.Values) -> None:
     """Remove a group: its slot and publications at the source, its streams in the broker.
 
     Lists them and asks first. A slot that is left behind keeps WAL until the source's disk is full.
-    The rows at the destination stay.
+    The rows at the destination stay. With --sink only that sink is forgotten: nothing is kept for
+    it any more, and the source is not needed.
     """
     from pgflo.cli import runtime
     from pgflo.cli import values as read
 
     group = values.get(o.GROUP)
+    sink = values.get(o.DROPPED_SINK)
+    if sink is not None:
+        place = (read.nats(values), read.state_dir(values))
+        runtime.run_to_end(_drop_sink(group, sink, *place, yes=bool(values.get(o.YES))))
+        return
     conninfo = read.source_conninfo(values).get_secret_value()
     runtime.run_to_end(
         _drop(
@@ -79,7 +85,7 @@ async def _drop(
         click.echo(f"group {group} owns:", err=True)
         for what in found:
             click.echo(f"  {what}", err=True)
-        _confirm(group, yes=yes)
+        _confirm(f"group {group}", group, yes=yes)
         async with _nobody_at_work(broker, group):
             await drop_group(conninfo, group)
             if broker is not None:
@@ -89,6 +95,35 @@ async def _drop(
 
         shutil.rmtree(local, ignore_errors=True)
     click.echo(f"removed all {len(found)}", err=True)
+
+
+async def _drop_sink(
+    group: str, sink: str, nats: NatsSettings, state_dir: Path, *, yes: bool
+) -> None:
+    from pgflo import _core
+    from pgflo.broker import topology
+    from pgflo.broker.lease import Lease
+    from pgflo.broker.record import Record
+    from pgflo.errors import GROUP_UNKNOWN
+
+    async with _broker(nats, state_dir, group) as broker:
+        record = await Record.open(broker, group, create=False) if broker is not None else None
+        if broker is None or record is None:
+            raise PgfloError(GROUP_UNKNOWN, f"there is no group {group}")
+        known = (await record.sinks()).get(sink)
+        if known is None:
+            click.echo(f"group {group} has no sink {sink}", err=True)
+            return
+        reached = _core.lsn_format(known.end_lsn)
+        click.echo(f"sink {sink} ({known.kind}) of group {group} is at {reached}", err=True)
+        _confirm(f"sink {sink}", group, yes=yes)
+        lease = await Lease.acquire(record, f"sink.{sink}", wait=False)
+        try:
+            await topology.delete_consumers(broker, group, sink)
+            await record.drop_sink(sink)
+        finally:
+            await lease.release()
+    click.echo(f"forgot sink {sink}; what it has written stays", err=True)
 
 
 async def _list_broker(broker: Broker, group: str) -> list[str]:
@@ -144,15 +179,15 @@ async def _broker(nats: NatsSettings, state_dir: Path, group: str) -> AsyncItera
             await broker.close()
 
 
-def _confirm(group: str, *, yes: bool) -> None:
+def _confirm(what: str, group: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         raise PgfloError(
             USAGE,
-            f"nobody is here to confirm that group {group} is to be removed",
+            f"nobody is here to confirm that {what} is to be removed",
             hint="Add --yes.",
             group=group,
         )
-    if not click.confirm("Remove all of it?", err=True):
+    if not click.confirm(f"Remove {what}?", err=True):
         raise click.Abort

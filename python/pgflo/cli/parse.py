@@ -90,6 +90,8 @@ class Command(rich_click.RichCommand):
     """A command whose defaults come from the configuration file."""
 
     reads_config = True
+    sink_kind: str | None = None
+    """Kind of the sink whose entry of the file lies over the rest of it, for a worker."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find and read the file first, then parse."""
@@ -119,9 +121,8 @@ class Command(rich_click.RichCommand):
         if path is None:
             return
         config = file.read(path)
-        has_sink = any(param.name == SINK.parameter for param in self.params)
-        if has_sink:
-            config = file.for_sink(config, early(SINK))
+        if self.sink_kind is not None:
+            config = file.for_sink(config, early(SINK), self.sink_kind)
         ctx.meta["pgflo.config"] = config
         ctx.default_map = {name.replace("-", "_"): value for name, value in config.values.items()}
 
@@ -204,10 +205,12 @@ def command(
     required: Sequence[Option] = (),
     reads_config: bool = True,
     log_json_elsewhere: bool = False,
+    sink_kind: str | None = None,
 ) -> Callable[[Callable[[Values], None]], Command]:
     """Turn a function of `Values` into a command; its docstring is the help.
 
     `log_json_elsewhere`: without a terminal, `--log-format auto` means JSON (for services).
+    `sink_kind`: it is the worker of such a sink.
     """
 
     def decorate(function: Callable[[Values], None]) -> Command:
@@ -227,12 +230,14 @@ def command(
                     seen.add(option.name)
                     parameters.append(click_option(option, panel, required=option in required))
         kind = Command if reads_config else ConfigFreeCommand
-        return kind(
+        made = kind(
             name=name,
             callback=callback,
             params=parameters,
             help=function.__doc__,
             context_settings=CONTEXT,
         )
+        made.sink_kind = sink_kind
+        return made
 
     return decorate

@@ -171,7 +171,7 @@ def _check_destination(values: parse.Values, bound: Bound, tables: list[TableRec
     from pgflo.cli import values as read
     from pgflo.rules.check import check
     from pgflo.sinks.postgres.connection import Destination
-    from pgflo.worker.tables import sink_tables
+    from pgflo.sinks.postgres.tables import sink_tables
 
     target = read.target_conninfo(values).get_secret_value()
     with Destination(target, "rules", "lint", uuid.uuid4()).connect("lint") as conn:

@@ -8,6 +8,7 @@ afterwards; it travels in the environment, never in arguments.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,12 +21,21 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator, Mapping
 
-    from pgflo.config.file import Sink
+    from pgflo.config import file
     from pgflo.config.settings import NatsSettings, ReplicateSettings
     from pgflo.supervisor.tree import Program
 
 ENDING_NAMES = {option.env for option in o.ENDING}
 WORKER_OPTIONS = tuple(option for option in o.WORKING if option not in (o.SINK, *o.SCHEMA_SOURCE))
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """A sink with the settings of its worker."""
+
+    name: str
+    kind: str
+    environment: dict[str, str]
 
 
 @parse.command(
@@ -66,7 +76,7 @@ def command(values: parse.Values) -> None:
     async def service(stop: asyncio.Event) -> None:
         async with broker.provided(settings.nats, settings.state_dir, settings.group) as nats:
             programs = _programs(values, settings, workers, nats)
-            sinks = [name for name, _ in workers]
+            sinks = [sink.name for sink in workers]
 
             async def applied(stopped: asyncio.Event) -> None:
                 await all_applied(nats, settings.group, sinks, stopped)
@@ -78,14 +88,15 @@ def command(values: parse.Values) -> None:
         raise click.exceptions.Exit(codes[0])
 
 
-def _workers(values: parse.Values) -> Iterator[tuple[str, dict[str, str]]]:
-    """Give name and settings of each worker."""
+def _workers(values: parse.Values) -> Iterator[Sink]:
+    """Give each sink that gets a worker."""
     from pgflo.cli import values as read
 
     sinks = values.config.sinks if values.config is not None else {}
     if not sinks:
         read.target_conninfo(values)
-        yield values.get(o.SINK) or "postgres", _environment(values, WORKER_OPTIONS)
+        name = values.get(o.SINK) or "postgres"
+        yield Sink(name, "postgres", _environment(values, WORKER_OPTIONS))
         return
     typed = [option for option in o.TARGET_SERVER if values.rank(option) > 1]
     if typed and len(sinks) > 1:
@@ -95,12 +106,13 @@ def _workers(values: parse.Values) -> Iterator[tuple[str, dict[str, str]]]:
             hint="Leave the destination to the entries of `sinks:`, or keep one of them.",
         )
     for sink in sinks.values():
-        yield sink.name, _sink_environment(values, sink)
+        yield Sink(sink.name, sink.kind, _sink_environment(values, sink))
 
 
-def _sink_environment(values: parse.Values, sink: Sink) -> dict[str, str]:
+def _sink_environment(values: parse.Values, sink: file.Sink) -> dict[str, str]:
     target = {option.name for option in o.TARGET_SERVER}
-    own_target = bool(target & sink.values.keys())
+    # What the flags say of a destination is meant for a database.
+    own_target = bool(target & sink.values.keys()) or sink.kind != "postgres"
     from_file = [
         option
         for option in WORKER_OPTIONS
@@ -108,14 +120,16 @@ def _sink_environment(values: parse.Values, sink: Sink) -> dict[str, str]:
     ]
     environment = _environment(values, from_file)
     for name, value in sink.values.items():
-        option = o.BY_NAME[name]
-        if values.rank(option) < 2:
+        option = o.BY_NAME.get(name)
+        if option is not None and values.rank(option) < 2:
             environment[option.env] = _text(value)
-    if not {o.BY_NAME[name].env for name in target} & environment.keys():
+    has_target = bool({o.BY_NAME[name].env for name in target} & environment.keys())
+    if sink.kind == "postgres" and not has_target:
         raise PgfloError(
             USAGE,
             f"sink {sink.name} has no destination",
-            hint=f"Add `to: postgres://…` to the entry `{sink.name}` of `sinks:`.",
+            hint=f"Add `to: postgres://…` to the entry `{sink.name}` of `sinks:`; file:///, https://"
+            " and stdout are destinations, too.",
         )
     return environment
 
@@ -138,7 +152,7 @@ def _text(value: object) -> str:
 def _programs(
     values: parse.Values,
     settings: ReplicateSettings,
-    workers: list[tuple[str, dict[str, str]]],
+    workers: list[Sink],
     nats: NatsSettings,
 ) -> list[Program]:
     from pgflo.supervisor.tree import Program, inherited_environment
@@ -165,22 +179,22 @@ def _programs(
     # the replicator is about to publish. It is stopped when it has all of that.
     without = set() if at_lsn else ENDING_NAMES
     source = settings.source.conninfo.get_secret_value()
-    for name, environment in workers:
-        if click.BOOL.convert(environment.get(o.TARGET_SYNC_SCHEMA.env, "no"), None, None):
-            environment.setdefault(o.SOURCE.env, source)
-        kept = {key: value for key, value in environment.items() if key not in without}
+    for sink in workers:
+        if click.BOOL.convert(sink.environment.get(o.TARGET_SYNC_SCHEMA.env, "no"), None, None):
+            sink.environment.setdefault(o.SOURCE.env, source)
+        kept = {key: value for key, value in sink.environment.items() if key not in without}
         worker_ends = settings.mode == "copy" or at_lsn
-        programs.append(_worker_program(name, {**kept, **common}, ends=worker_ends))
+        programs.append(_worker_program(sink, {**kept, **common}, ends=worker_ends))
     return programs
 
 
-def _worker_program(name: str, environment: dict[str, str], *, ends: bool) -> Program:
+def _worker_program(sink: Sink, environment: dict[str, str], *, ends: bool) -> Program:
     from pgflo.supervisor.tree import Program
 
     async def settings() -> Mapping[str, str]:
-        return {**environment, o.SINK.env: name}
+        return {**environment, o.SINK.env: sink.name}
 
-    return Program(f"worker {name}", ("worker", "postgres"), settings, ends=ends)
+    return Program(f"worker {sink.name}", ("worker", sink.kind), settings, ends=ends)
 
 
 class Restart:

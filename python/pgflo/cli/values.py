@@ -8,7 +8,7 @@ connection string holds only what the user told us.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pgflo.config import options as o
 from pgflo.config import settings as s
@@ -193,23 +193,58 @@ def replicate(values: Values) -> s.ReplicateSettings:
     )
 
 
-def worker(values: Values) -> s.WorkerSettings:
+def worker(values: Values, kind: str = "postgres") -> s.WorkerSettings:
     """Give all that a worker needs. Raises USAGE for what is missing."""
+    is_postgres = kind == "postgres"
     return s.WorkerSettings(
         group=values.get(o.GROUP),
-        sink=values.get(o.SINK) or "postgres",
-        target=target_conninfo(values),
+        sink=values.get(o.SINK) or kind,
+        kind=kind,
+        target=target_conninfo(values) if is_postgres else None,
+        pretty=bool(values.get(o.PRETTY)),
+        file=_file(values) if kind == "file" else None,
+        webhook=_webhook(values) if kind == "webhook" else None,
         nats=nats(values),
         retry=retry(values),
         epoch_bytes=values.get(o.EPOCH_BYTES),
         batch_rows=values.get(o.BATCH_SIZE),
-        shards=values.get(o.SHARDS),
-        copy_writers=values.get(o.COPY_WRITERS),
         rules_config=values.get(o.RULES_CONFIG),
         routing_config=values.get(o.ROUTING_CONFIG),
-        target_not_empty=values.get(o.TARGET_NOT_EMPTY),
-        schema_source=schema_source(values) if values.get(o.TARGET_SYNC_SCHEMA) else None,
+        shards=values.get(o.SHARDS) if is_postgres else 1,
+        copy_writers=values.get(o.COPY_WRITERS) if is_postgres else 1,
+        target_not_empty=values.get(o.TARGET_NOT_EMPTY) if is_postgres else "error",
+        schema_source=schema_source(values)
+        if is_postgres and values.get(o.TARGET_SYNC_SCHEMA)
+        else None,
         once=values.get(o.ONCE),
         until=values.get(o.UNTIL),
         state_dir=state_dir(values),
     )
+
+
+def _file(values: Values) -> s.FileSettings:
+    return s.FileSettings(
+        output_dir=Path(_required(values, o.FILE_OUTPUT_DIR)),
+        max_bytes=values.get(o.FILE_MAX_SIZE),
+        rotate_interval_s=values.get(o.FILE_ROTATE_INTERVAL),
+        compress=values.get(o.FILE_COMPRESS),
+    )
+
+
+def _webhook(values: Values) -> s.WebhookSettings:
+    return s.WebhookSettings(
+        url=_required(values, o.WEBHOOK_URL),
+        secret=values.get(o.WEBHOOK_SECRET),
+        batch=values.get(o.WEBHOOK_BATCH),
+        timeout_s=values.get(o.WEBHOOK_TIMEOUT),
+        concurrency=values.get(o.WEBHOOK_CONCURRENCY),
+    )
+
+
+def _required(values: Values, option: o.Option) -> Any:  # noqa: ANN401 - the type is the option's
+    value = values.get(option)
+    if value is None:
+        raise PgfloError(
+            USAGE, f"{option.flag} is missing", hint=f"Add {option.flag}, or set {option.env}."
+        )
+    return value

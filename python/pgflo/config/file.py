@@ -9,6 +9,7 @@ Invariant: scalars stay the text that was written (a password 007 is not the num
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
 
 USUAL_PLACES = ("pgflo.yaml", "pg_flo.yaml", "~/.pg_flo.yaml")
 SINKS = "sinks"
-SINK_SECTIONS = ("target",)
+SINK_SECTIONS = ("target", "file", "webhook")
 SINK_OPTIONS = {
     option.name: option
     for option in WORKING
-    if option.section in (None, "target", "copy") and option.name not in ("sink", "until", "once")
+    if option.section in (None, "copy", *SINK_SECTIONS)
+    and option.name not in ("sink", "until", "once")
 }
 SHORT_NAMES = {"rules": BY_NAME["rules-config"], "routing": BY_NAME["routing-config"]}
 """Keys that name a file, or hold what would be in it."""
+KIND = re.compile(r"stdout|[a-z][a-z0-9_-]*:")
+"""Destination of a sink that needs no more than its kind: `stdout`, `NAME:`."""
 MAX_FILE_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 VARIABLE = re.compile(r"\$(?P<escaped>\$)?\{(?P<name>[^{}]*)\}")
@@ -53,6 +57,15 @@ class Sink:
     values: dict[str, Value]
     lines: dict[str, int]
     line: int
+
+    @property
+    def kind(self) -> str:
+        """What `to` or the other keys tell: postgres, file, webhook, stdout, or another's name."""
+        if "kind" in self.values:
+            return str(self.values["kind"])
+        if "file-output-dir" in self.values:
+            return "file"
+        return "webhook" if "webhook-url" in self.values else "postgres"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +108,28 @@ def read(path: Path) -> ConfigFile:
     return config
 
 
-def for_sink(config: ConfigFile, name: str | None) -> ConfigFile:
+def for_sink(config: ConfigFile, name: str | None, kind: str = "postgres") -> ConfigFile:
     """Lay the settings of one entry of `sinks:` over the file's, for that sink's worker.
 
-    Without a name the only entry is meant. Raises `PgfloError` CONFIG when there are several.
+    Without a name the only entry of that kind is meant. Raises `PgfloError` CONFIG when there are
+    several, or when the one that is named is of another kind.
     """
-    if not config.sinks:
+    fitting = [sink for sink in config.sinks.values() if sink.kind == kind]
+    if not config.sinks or not (name or fitting):
         return config
-    if name is None and len(config.sinks) > 1:
+    if name is None and len(fitting) > 1:
         raise PgfloError(
             CONFIG,
-            f"{config.path} has several sinks: {', '.join(config.sinks)}",
-            hint="Name one: `pgflo worker postgres --sink NAME`.",
+            f"{config.path} has several sinks: {', '.join(sink.name for sink in fitting)}",
+            hint=f"Name one: `pgflo worker {kind} --sink NAME`.",
         )
-    sink = config.sinks.get(name) if name else next(iter(config.sinks.values()))
+    sink = config.sinks.get(name) if name else fitting[0]
+    if sink is not None and sink.kind != kind:
+        raise PgfloError(
+            CONFIG,
+            f"{config.path}:{sink.line}: sink {sink.name} is not of kind {kind} but {sink.kind}",
+            hint=f"Start it by `pgflo worker {sink.kind} --sink {sink.name}`.",
+        )
     if sink is None:
         raise PgfloError(
             CONFIG,
@@ -119,9 +140,10 @@ def for_sink(config: ConfigFile, name: str | None) -> ConfigFile:
     own_target = target & sink.values.keys()
     # A sink that tells its server tells all of it: nothing is mixed in from another place.
     shared = {k: v for k, v in config.values.items() if not (own_target and k in target)}
+    own = {k: v for k, v in sink.values.items() if k in BY_NAME}
     return ConfigFile(
         config.path,
-        {**shared, "sink": sink.name, **sink.values},
+        {**shared, "sink": sink.name, **own},
         {**config.lines, "sink": sink.line, **sink.lines},
         config.sinks,
     )
@@ -230,7 +252,7 @@ class _Reader:
             for name, at, value in self._items(entry):
                 where = f"sinks.{sink_name}.{name}"
                 if name == "to":
-                    self._take(BY_NAME["target"], where, at, value, sink.values, sink.lines)
+                    self._take_destination(where, at, value, sink)
                 elif name in SINK_SECTIONS and self._is_mapping(value):
                     self._read_section(name, value, sink.values, sink.lines, SINK_OPTIONS)
                 elif option := SHORT_NAMES.get(name) or SINK_OPTIONS.get(name):
@@ -238,6 +260,21 @@ class _Reader:
                 else:
                     known = [f"sinks.{sink_name}.{k}" for k in ("to", *SHORT_NAMES, *SINK_OPTIONS)]
                     self._unknown(at, where, known)
+
+    def _take_destination(self, name: str, key: Node, value: Node, sink: Sink) -> None:
+        """Read `to:`: a database, a directory (`file:///…`), an address, or a kind (`stdout`)."""
+        text = str(value.value) if isinstance(value, ScalarNode) else ""
+        with contextlib.suppress(PgfloError):  # told below, with its place
+            text = self._resolve_variables(text)
+        option = BY_NAME["target"]
+        if text.startswith(FILE_URL):
+            option = BY_NAME["file-output-dir"]
+        elif text.startswith(("http://", "https://")):
+            option = BY_NAME["webhook-url"]
+        elif KIND.fullmatch(text):
+            sink.values["kind"] = text.removesuffix(":")
+            return
+        self._take(option, name, key, value, sink.values, sink.lines)
 
     def _take(
         self,

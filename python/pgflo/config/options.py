@@ -225,7 +225,8 @@ BROKER_SYNC_HORIZON = Option(
     default="150s",
 )
 
-SINK = Option("sink", "Name of the sink  [default: postgres]", Type.SINK)
+SINK = Option("sink", "Name of the sink  [default: its kind]", Type.SINK)
+DROPPED_SINK = Option("sink", "Forget this sink only.", Type.SINK, in_file=False)
 EPOCH_BYTES = Option(
     "epoch-bytes", "Changes applied in one transaction.", Type.SIZE, default="16MB", least=64 * 1024
 )
@@ -308,6 +309,83 @@ TARGET_NOT_EMPTY = Option(
     key="not-empty",
 )
 
+PRETTY = Option("pretty", "Draw changes for people instead of JSON lines.", Type.SWITCH)
+FILE_OUTPUT_DIR = Option(
+    "file-output-dir",
+    "Directory of the files; made if it is missing.",
+    Type.PATH,
+    section="file",
+    key="output-dir",
+)
+FILE_MAX_SIZE = Option(
+    "file-max-size",
+    "A file ends at the first commit that makes it as large.",
+    Type.SIZE,
+    default="100MB",
+    section="file",
+    key="max-size",
+    least=1,
+)
+FILE_ROTATE_INTERVAL = Option(
+    "file-rotate-interval",
+    "A file that has lines ends after this time.",
+    Type.DURATION,
+    default="1h",
+    section="file",
+    key="rotate-interval",
+)
+FILE_COMPRESS = Option(
+    "file-compress",
+    "Compression of the files.",
+    Type.CHOICE,
+    default="none",
+    choices=("none", "gzip", "zstd"),
+    section="file",
+    key="compress",
+)
+WEBHOOK_URL = Option(
+    "webhook-url",
+    "Where changes are posted.",
+    Type.HIDDEN,
+    section="webhook",
+    key="url",
+    metavar="URL",
+)
+WEBHOOK_SECRET = Option(
+    "webhook-secret",
+    "Signs requests (Standard Webhooks): better PG_FLO_WEBHOOK_SECRET.",
+    Type.HIDDEN,
+    section="webhook",
+    key="secret",
+)
+WEBHOOK_BATCH = Option(
+    "webhook-batch",
+    "Changes in a request; more than 1: as a JSON array.",
+    Type.INTEGER,
+    default=1,
+    section="webhook",
+    key="batch",
+    least=1,
+    most=100_000,
+)
+WEBHOOK_TIMEOUT = Option(
+    "webhook-timeout",
+    "How long one attempt may take.",
+    Type.DURATION,
+    default="10s",
+    section="webhook",
+    key="timeout",
+)
+WEBHOOK_CONCURRENCY = Option(
+    "webhook-concurrency",
+    "Requests at a time; more than 1: in order for each key only.",
+    Type.INTEGER,
+    default=1,
+    section="webhook",
+    key="concurrency",
+    least=1,
+    most=256,
+)
 TARGET_SYNC_SCHEMA = Option(
     "target-sync-schema",
     "Bring the tables and what they need from the source, too (by pg_dump).",
@@ -413,6 +491,10 @@ SCHEMA_SOURCE = (
     SOURCE_PASSWORD,
 )
 """The source as a worker names it, for --target-sync-schema alone."""
+EPOCHS = (SINK, RULES_CONFIG, ROUTING_CONFIG, EPOCH_BYTES, BATCH_SIZE)
+"""What sinks have in common that are no database."""
+FILES = (FILE_OUTPUT_DIR, FILE_MAX_SIZE, FILE_ROTATE_INTERVAL, FILE_COMPRESS)
+WEBHOOKS = (WEBHOOK_URL, WEBHOOK_SECRET, WEBHOOK_BATCH, WEBHOOK_TIMEOUT, WEBHOOK_CONCURRENCY)
 RETRIES = (RETRY_MAX_ATTEMPTS, RETRY_INITIAL_WAIT, RETRY_MAX_WAIT)
 
 REPLICATING = (
@@ -433,12 +515,15 @@ WORKING = (
     *TARGET_SERVER,
     *APPLYING,
     *SCHEMA_SOURCE,
+    PRETTY,
+    *FILES,
+    *WEBHOOKS,
     *ENDING,
     *NATS_SERVER,
     *NATS_STORE,
     *RETRIES,
 )
-"""What a worker reads, besides the group."""
+"""What a worker reads, besides the group: those of all kinds."""
 
 ALL: tuple[Option, ...] = tuple(
     dict.fromkeys(

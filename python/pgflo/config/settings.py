@@ -52,6 +52,9 @@ more of them fall together into one row; memory is bounded by the bytes above.""
 MOST_SHARDS = 64
 """Connections that apply changes. Each costs a process of about 40 MB."""
 
+DEFAULT_FILE_MAX_BYTES = 100 * MIB
+"""What loaders of warehouses like to take at once."""
+
 GroupName = Annotated[str, StringConstraints(pattern=rf"^{GROUP_PATTERN}$")]
 SinkName = Annotated[str, StringConstraints(pattern=rf"^{SINK_PATTERN}$")]
 
@@ -133,15 +136,46 @@ class ReplicateSettings(Settings):
     state_dir: Path
 
 
+class FileSettings(Settings):
+    """Where the file sink writes, and when it begins another file."""
+
+    output_dir: Path
+    max_bytes: int = Field(default=DEFAULT_FILE_MAX_BYTES, ge=1)
+    """A file ends at the first commit that makes it as large."""
+    rotate_interval_s: float = Field(default=3600.0, gt=0)
+    """A file with lines ends after this time."""
+    compress: Literal["none", "gzip", "zstd"] = "none"
+
+
+class WebhookSettings(Settings):
+    """Where the webhook sink posts."""
+
+    url: SecretStr
+    """It may hold a token."""
+    secret: SecretStr | None = None
+    """For the signature: `whsec_` and base64, or any text."""
+    batch: int = Field(default=1, ge=1, le=100_000)
+    """Changes in a request; more than 1: as a JSON array."""
+    timeout_s: float = Field(default=10.0, gt=0)
+    """For one attempt."""
+    concurrency: int = Field(default=1, ge=1, le=256)
+    """Requests at a time; more than 1: in order for each key only."""
+
+
 class WorkerSettings(Settings):
     """All that a worker needs to know."""
 
     group: GroupName
     sink: SinkName = "postgres"
     """Name under which the sink is registered with the group."""
-    kind: Literal["postgres"] = "postgres"
-    target: SecretStr
-    """Connection string of the destination, for libpq."""
+    kind: str = "postgres"
+    """postgres, stdout, file, webhook, or the name of an entry point."""
+    target: SecretStr | None = None
+    """Connection string of the destination, for libpq; of kind "postgres" only."""
+    pretty: bool = False
+    """Of kind "stdout": draw changes for people."""
+    file: FileSettings | None = None
+    webhook: WebhookSettings | None = None
     nats: NatsSettings = NatsSettings()
     retry: RetrySettings = RetrySettings()
     epoch_bytes: int = Field(default=DEFAULT_EPOCH_BYTES, ge=64 * KIB)

@@ -22,7 +22,8 @@ something was lost and the replicator stops. A killed replicator leaves nothing 
 must repair, except an unfinished creation, which is removed. A copy goes on with the ranges that
 the record does not have as published, under the snapshot that its holder kept meanwhile. If that is
 lost, `renewal` has the tables that are not finished copied anew, each from a consistent point of
-its own, while the others stay.
+its own, while the others stay. `growth` does the same for tables that join. `opening` decides which
+of all that a start has to do.
 
 Importing this package costs nothing: each copy process imports it, and needs only its own part.
 """

@@ -1,4 +1,4 @@
-"""Whether the broker still has what the ledger of the copy says it has.
+"""Whether the broker still has what the ledger of the copy says it has, and whether all is needed.
 
 Upstream: the tables' records, and what sinks say they have committed. Downstream: `renewal` copies
 anew what is missing.
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgflo import _core
+from pgflo.broker.spans import numbers
 from pgflo.broker.stored import is_missing, message_at, stream_state
 from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
-    from pgflo.broker.records import TableRecord
+    from pgflo.broker.records import CopiedRecord, TableRecord
     from pgflo.replicator.group import Group
 
 log = structlog.get_logger("pgflo.replicator")
@@ -42,18 +43,31 @@ async def lost_tables(broker: Broker, group: Group) -> list[TableRecord]:
 async def _waiting_tables(group: Group) -> list[TableRecord]:
     """Give the tables with ranges that a registered sink has not committed."""
     tables = [table for table in group.tables.values() if table.ranges]
-    if not tables:
-        return []
-    sinks = await group.record.sinks()
-    of_sinks = [
-        await group.record.copied(name) if sink.incarnation == group.value.incarnation else {}
-        for name, sink in sinks.items()
-    ]
+    copied = await _copied_by_sinks(group) if tables else []
     return [
         table
         for table in tables
-        if not of_sinks
-        or not all(table.oid in copied and copied[table.oid].has_all(table) for copied in of_sinks)
+        if not copied or not all(table.oid in of and of[table.oid].has_all(table) for of in copied)
+    ]
+
+
+async def is_all_applied(group: Group) -> bool:
+    """Whether every sink has every range that is published; no sink has none."""
+    copied = await _copied_by_sinks(group)
+    return bool(copied) and all(
+        table.oid in of
+        and of[table.oid].snapshot_lsn == table.snapshot_lsn
+        and numbers(table.published) <= set(of[table.oid].ranges)
+        for table in group.tables.values()
+        if table.published
+        for of in copied
+    )
+
+
+async def _copied_by_sinks(group: Group) -> list[dict[int, CopiedRecord]]:
+    return [
+        await group.record.copied(name) if sink.incarnation == group.value.incarnation else {}
+        for name, sink in (await group.record.sinks()).items()
     ]
 
 

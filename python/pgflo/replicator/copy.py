@@ -26,8 +26,9 @@ import structlog
 
 from pgflo import errors, logs
 from pgflo.broker.records import Phase, TableState
-from pgflo.broker.topology import stream_state
+from pgflo.broker.topology import purge_through, stream_state
 from pgflo.errors import Kind, PgfloError
+from pgflo.replicator.copied import is_all_applied
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask
 from pgflo.replicator.copy_worker import CopyWorker, WorkerGone
 from pgflo.replicator.progress import CopyTally
@@ -212,6 +213,8 @@ class Copy:
         if room_bytes >= (running + 1) * range_bytes:
             self._told_full = False
             return True
+        if running == 0 and not self._queue.unproved() and await self._purge_rest(state.last_seq):
+            return False
         if not self._told_full and running == 0:
             self._told_full = True
             log.warning(
@@ -221,6 +224,14 @@ class Copy:
                 sinks="registered" if self._sinks.any else "none: start `pgflo worker`",
             )
         return False
+
+    async def _purge_rest(self, last_seq: int) -> bool:
+        """Purge a stream that holds only what broken attempts left; False if it holds more."""
+        if not await _insist(lambda: is_all_applied(self._group)):
+            return False
+        stream = self._group.names.copy_stream
+        await _insist(lambda: purge_through(self._broker, stream, last_seq))
+        return True
 
     async def _keep_ledger(self) -> None:
         """Write the ledger whenever there is something new, until every range is in it."""

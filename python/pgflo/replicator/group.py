@@ -55,6 +55,7 @@ class Group:
         self.names = names
         self.value = value
         self.tables = {oid: table for oid, (table, _) in tables.items() if table is not None}
+        self.joining: dict[int, TableRecord] = {}
         self._revision = revision
         self._table_revisions = {oid: revision for oid, (_, revision) in tables.items()}
 
@@ -74,11 +75,12 @@ class Group:
         """Consistent point of the youngest copy among the tables; 0 without copies."""
         return max((table.snapshot_lsn for table in self.tables.values()), default=0)
 
-    def with_siblings(self, tables: Iterable[TableRecord]) -> list[TableRecord]:
+    def with_siblings(self, tables: list[TableRecord]) -> list[TableRecord]:
         """Add the other partitions of their roots: the destination may hold them in one table."""
         oids = {table.oid for table in tables}
-        roots = {self.tables[oid].root for oid in oids} - {None}
-        return [table for table in self.tables.values() if table.oid in oids or table.root in roots]
+        roots = {table.root for table in tables} - {None}
+        siblings = [table for table in self.tables.values() if table.root in roots]
+        return [*tables, *(table for table in siblings if table.oid not in oids)]
 
     async def put_table(self, table: TableRecord) -> None:
         """Write the record of one table. Raises `PgfloError` (GROUP_CHANGED)."""
@@ -90,6 +92,20 @@ class Group:
             )
         self._table_revisions[table.oid] = revision
         self.tables[table.oid] = table
+
+    def with_tables(self, oids: Iterable[int]) -> dict[str, Any]:
+        """Give the fields of the record with these among the group's tables, as a new layout."""
+        tables = {*self.value.tables, *oids}
+        return {
+            "tables": sorted(tables),
+            "joining": sorted(set(self.value.joining) - tables),
+            "layout": self.value.layout + 1,
+        }
+
+    async def note_joining(self, table: TableRecord) -> None:
+        """Write the record of a table that is to join."""
+        await self.record.put_table(table)
+        self.joining[table.oid] = table
 
     async def begin_run(self) -> None:
         """Make the unfinished tables ours: what a former replicator still writes is refused."""
@@ -108,7 +124,8 @@ class Group:
         revision = None
         while revision is None:
             stored = await self.record.table(oid)
-            table = change(stored[0] if stored else self.tables[oid])
+            known = stored[0] if stored else self.tables.get(oid) or self.joining[oid]
+            table = change(known)
             revision = await self.record.replace_table(table, stored[1] if stored else None)
             self.tables[oid] = table
         self._table_revisions[oid] = revision
@@ -151,27 +168,10 @@ async def resume(record: Record, found: Found, settings: ReplicateSettings) -> G
     every = await record.tables_with_revisions()
     tables = {oid: every[oid] for oid in found.value.tables if oid in every}
     group = Group(record, names, found.value, found.revision, dict(tables))
+    group.joining = {oid: every[oid][0] for oid in found.value.joining if oid in every}
     if found.value.phase is Phase.DONE and found.value.mode != COPY_ONLY:
         await group.put(phase=Phase.STREAMING, final_lsn=None)
     return group
-
-
-def tell_new_tables(group: Group, table_set: TableSet) -> None:
-    """Warn of tables that the settings mean now and the group does not have.
-
-    Partitions made since belong to it: their root is published.
-    """
-    roots = {table.root for table in group.tables.values()} - {None}
-    new = [
-        str(table)
-        for table in table_set.tables
-        if table.oid not in group.tables and table.root not in roots
-    ]
-    if new:
-        log.warning(
-            "tables that match --tables are not part of the group; --restart includes them",
-            tables=", ".join(new),
-        )
 
 
 async def discard(
@@ -203,7 +203,7 @@ async def examine(
         tell(finding.detail, kind=finding.kind.code, hint=finding.hint)
     if fatal:
         raise fatal[0]
-    return tables
+    return replace(tables, findings=tuple(findings))
 
 
 def without_binary_form(tables: TableSet) -> list[PgfloError]:

@@ -1,7 +1,7 @@
 """Copies tables of a living group under a new snapshot, each from a consistent point of its own.
 
-Upstream: `run` finds tables whose snapshot is lost, or whose ranges the broker lost. Downstream:
-their records, and a copy of them.
+Upstream: `run` finds tables whose snapshot is lost, whose ranges the broker lost, or that join.
+Downstream: their records, and a copy of them.
 
     publications cover them → a slot for the moment exports a snapshot → holder, locks → the
     tables' records, with the new consistent point → group: COPYING, the snapshot
@@ -10,9 +10,11 @@ The slot tells the one point in the log that fits the snapshot: a transaction th
 it is in the copy, any other comes through the stream. (`pg_current_wal_lsn()` would not do: a
 commit may be in the log and not yet visible.) Sinks pass over a table's changes before its point.
 
-Invariant: while this runs nothing is streamed. So whatever the change stream holds by now committed
-before the new points, and what comes behind them is published when the records say so. A crash
-between any two steps leaves tables that are not finished; the next start renews them again.
+Invariant: while this runs nothing is streamed, and whoever read the group's slot before is cut off
+first: what a replicator that was taken for dead still has was committed by then. So whatever the
+change stream holds by now committed before the new points, and what comes behind them is published
+when the records say so. A crash between any two steps leaves tables that are not finished; the next
+start renews them again.
 """
 
 from __future__ import annotations
@@ -54,12 +56,13 @@ async def renew(
     group: Group,
     tables: Iterable[TableRecord],
 ) -> SnapshotHolder | None:
-    """Begin the copy of these tables anew; the group's record tells the snapshot then.
+    """Begin the copy of these tables, members or joining; the group's record tells the snapshot.
 
     Gives its holder's handle; None when none of them exists any more. Raises `PgfloError`,
     `psycopg.Error`.
     """
     known = {table.oid: _source_table(table) for table in tables}
+    await slot.end_old_reader(conn, group.value.slot)
     await end_holders(conn, settings.group)
     await create_streams(broker, group.names, settings.nats, copy=True)
     present = await catalog.present(conn, known)
@@ -86,7 +89,7 @@ async def renew(
             phase=Phase.COPYING,
             snapshot=held,
             final_lsn=None,
-            layout=group.value.layout + 1,
+            **group.with_tables(known),
         )
     except BaseException:
         await holder.stop()

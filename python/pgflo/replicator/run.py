@@ -1,7 +1,7 @@
 """The replicator's main task: from the lease to the last confirmation.
 
-Upstream: the command line gives settings and an event that asks to stop. Downstream: group,
-creation, copy and stream.
+Upstream: the command line gives settings and an event that asks to stop. Downstream: opening, copy
+and stream.
 Invariant: only the holder of the group's lease touches slot, streams and record. A failure that
 time can heal is tried again with growing waits once the group has started; every other one ends the
 replicator with the error that says what to do.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import structlog
@@ -25,20 +25,16 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
-from pgflo.replicator import group as groups
-from pgflo.replicator.copied import lost_tables
 from pgflo.replicator.copy import Copy
-from pgflo.replicator.creation import Creator
-from pgflo.replicator.group import COPY_ONLY, Found, Group
+from pgflo.replicator.group import COPY_ONLY, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
-from pgflo.replicator.renewal import renew
+from pgflo.replicator.opening import Opening
 from pgflo.replicator.retention import Retention
 from pgflo.replicator.sequences import Sequences
 from pgflo.replicator.sinks import Sinks
 from pgflo.replicator.stream import MAX_BODY_BYTES, Ending, Session
 from pgflo.replicator.waits import Waits
-from pgflo.source.connection import application_name, connect, failure
-from pgflo.source.shared_snapshot import SharedSnapshot, end_holders
+from pgflo.source.connection import application_name, failure
 from pgflo.supervisor.processes import REPLICATOR_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
 
@@ -46,10 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgflo.broker.connection import Broker
-    from pgflo.broker.records import TableRecord
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.progress import CopyProgress
-    from pgflo.source.snapshot import SnapshotHolder
+    from pgflo.source.shared_snapshot import SharedSnapshot
 
 log = structlog.get_logger("pgflo.replicator")
 
@@ -84,6 +79,10 @@ async def run(
         await replicator.run()
 
 
+class _TablesWaitError(Exception):
+    """The copy is complete, and tables wait to join: begin again from the record."""
+
+
 class Replicator:
     """One run of the replicator."""
 
@@ -98,13 +97,11 @@ class Replicator:
         self._broker = broker
         self._stop = stop
         self._progress = progress
-        self._conninfo = settings.source.conninfo.get_secret_value()
-        self._restart = settings.restart
-        self._holder: SnapshotHolder | None = None
-        """The process that holds the snapshot, if it is one of ours."""
+        self._opening = Opening(settings, broker)
         self._target_lsn: int | None = None
         self._waits = Waits(settings.retry)
-        self._abandoned = False
+        self._lost_copies = 0
+        """Snapshots lost since a copy was complete."""
 
     async def run(self) -> None:
         """Take the lease, then make or resume the group and work on it."""
@@ -112,7 +109,7 @@ class Replicator:
         record = await Record.open(self._broker, settings.group, create=False)
         if record is None:
             # Nothing is left behind by a start that the preflight refuses.
-            await self._examine_new()
+            await self._opening.examine_new()
             record = await Record.open(self._broker, settings.group, create=True)
         if record is None:
             raise PgfloError(errors.BROKER_RECORD, "the group's record was removed meanwhile")
@@ -120,17 +117,11 @@ class Replicator:
         try:
             await first_of(self._work(record), self._lose(lease))
         finally:
-            if self._holder is not None:
-                self._holder.leave()
+            self._opening.leave()
             await lease.release()
-            if self._abandoned and not await record.sinks():
+            if self._opening.is_abandoned and not await record.sinks():
                 # A group whose first start failed was never there.
                 await record.destroy()
-
-    async def _examine_new(self) -> None:
-        async with await connect(self._conninfo, purpose=self._name("check")) as conn:
-            await groups.examine(conn, self._settings, known=False)
-            await groups.refuse_orphan(conn, self._settings)
 
     async def _lose(self, lease: Lease) -> None:
         await lease.lost.wait()
@@ -141,10 +132,9 @@ class Replicator:
 
     async def _work(self, record: Record) -> None:
         """Open the group and replicate, again after what time can heal."""
-        lost_copies = 0
         while not self._stop.is_set():
             try:
-                opened = await first_of(self._open_group(record), self._stop.wait())
+                opened = await first_of(self._opening.open(record), self._stop.wait())
                 if not isinstance(opened, tuple):
                     return
                 self._waits.started()
@@ -153,90 +143,16 @@ class Replicator:
                 problem = failure(error, "the source failed")
             except PgfloError as error:
                 problem = error
+            except _TablesWaitError:
+                continue
             else:
                 return
-            lost_copies += problem.kind is errors.COPY_BROKEN
-            if lost_copies >= COPY_ATTEMPTS:
+            self._lost_copies += problem.kind is errors.COPY_BROKEN
+            if self._lost_copies >= COPY_ATTEMPTS:
                 raise problem
+            if self._opening.has_begun:
+                self._waits.started()
             await self._waits.wait(problem, self._stop)
-
-    async def _open_group(self, record: Record) -> tuple[Group, SharedSnapshot | None]:
-        """Resume the group that is there, or make a new incarnation."""
-        settings = self._settings
-        stored = await record.group()
-        found = Found(*stored) if stored else None
-        async with await connect(self._conninfo, purpose=self._name("control")) as conn:
-            begins = found is None or self._restart or groups.needs_new_incarnation(found.value)
-            if found is not None and not self._restart and found.value.phase is not Phase.CREATING:
-                groups.check_mode(found.value, settings.mode)
-            table_set = await groups.examine(conn, settings, known=not begins)
-            if found is not None and not begins:
-                group = await groups.resume(record, found, settings)
-                groups.tell_new_tables(group, table_set)
-                is_resumed, snapshot = await self._resume_copy(conn, group)
-                if is_resumed:
-                    return group, snapshot
-            if found is None:
-                await groups.refuse_orphan(conn, settings)
-            else:
-                await groups.discard(conn, self._broker, settings, found)
-            creator = Creator(conn, self._broker, record, settings, table_set)
-            await self._end_holder()
-            try:
-                group, self._holder = await creator.create(found)
-            except (PgfloError, psycopg.Error):
-                self._abandoned = found is None and await creator.undo()
-                raise
-            self._restart = self._abandoned = False
-            snapshot = await self._share(group)
-            if snapshot is None and group.value.snapshot is not None:
-                raise PgfloError(errors.COPY_BROKEN, "the snapshot was lost before the copy began")
-            return group, snapshot
-
-    async def _resume_copy(
-        self, conn: psycopg.AsyncConnection[Any], group: Group
-    ) -> tuple[bool, SharedSnapshot | None]:
-        """Go on with what is left of a copy, if anything is; False when that cannot be."""
-        again = await lost_tables(self._broker, group)
-        if not again and not group.unfinished:
-            await self._without_copy(conn, group)
-            return True, None
-        if not again and (snapshot := await self._share(group)) is not None:
-            await group.begin_run()
-            return True, snapshot
-        if group.value.mode != COPY_ONLY:
-            return True, await self._renew(conn, group, again or group.unfinished)
-        # Nothing would bring tables of two snapshots to one point.
-        log.warning("the snapshot is lost; the copy begins again")
-        return False, None
-
-    async def _without_copy(self, conn: psycopg.AsyncConnection[Any], group: Group) -> None:
-        """Clear away what a copy left that ended between its last words in the record and this."""
-        if group.value.phase is Phase.COPYING:
-            await group.put(phase=Phase.STREAMING, snapshot=None)
-        await end_holders(conn, self._settings.group)
-
-    async def _renew(
-        self, conn: psycopg.AsyncConnection[Any], group: Group, tables: list[TableRecord]
-    ) -> SharedSnapshot | None:
-        """Copy tables anew in this incarnation."""
-        await self._end_holder()
-        self._holder = await renew(
-            conn, self._broker, self._settings, group, group.with_siblings(tables)
-        )
-        return await self._share(group)
-
-    async def _end_holder(self) -> None:
-        if self._holder is not None:
-            await self._holder.stop()
-            self._holder = None
-
-    async def _share(self, group: Group) -> SharedSnapshot | None:
-        """Use the snapshot of the unfinished tables, if it is still held."""
-        held = group.value.snapshot
-        if held is None or any(table.snapshot_lsn != held.lsn for table in group.unfinished):
-            return None
-        return await SharedSnapshot.open(self._conninfo, self._settings.group, held)
 
     async def _replicate(self, group: Group, snapshot: SharedSnapshot | None) -> None:
         """Copy and stream at the same time, until both are done."""
@@ -246,7 +162,9 @@ class Replicator:
             copy = Copy(group, self._broker, self._settings, snapshot, sinks, self._progress)
         lanes = max(copy.lanes if copy else 0, group.value.lanes)
         incarnation, tables = group.value.incarnation, group.value.tables
-        sequences = Sequences(group.record, incarnation, tables, self._conninfo)
+        sequences = Sequences(
+            group.record, incarnation, tables, self._settings.source.conninfo.get_secret_value()
+        )
         retention = Retention(self._broker, group.names, self._settings.nats, sinks, lanes)
         try:
             ended_lsn = await first_of(
@@ -266,9 +184,8 @@ class Replicator:
     async def _copy(self, copy: Copy) -> None:
         """Copy what is left, then let go of the snapshot."""
         await copy.run()
-        await self._end_holder()
-        async with await connect(self._conninfo, purpose=self._name("control")) as conn:
-            await end_holders(conn, self._settings.group)
+        self._lost_copies = 0
+        await self._opening.let_go()
 
     async def _copy_and_stream(self, group: Group, copy: Copy | None, sinks: Sinks) -> int | None:
         """Give the LSN at which the group ended by itself; None when it was stopped."""
@@ -298,6 +215,8 @@ class Replicator:
 
     async def _copy_then_set(self, copy: Copy, copied: asyncio.Event) -> None:
         await self._copy(copy)
+        if self._opening.grows_later:
+            raise _TablesWaitError
         copied.set()
 
     async def _stream(
@@ -346,6 +265,3 @@ class Replicator:
             if state.bytes + 2 * MAX_BODY_BYTES < max(state.max_bytes, ceiling_bytes):
                 return
             await asyncio.sleep(ROOM_LOOK_S)
-
-    def _name(self, part: str) -> str:
-        return application_name(self._settings.group, part)

@@ -58,6 +58,13 @@ async def starting_point(broker: Broker, group: Group, last: StoredEnvelope | No
     if last is None:
         return origin
     header = last.header
+    if header.layout > group.value.layout:
+        raise PgfloError(
+            errors.BROKER_RECORD,
+            "the broker lost the record of tables that joined the group or were copied anew: it"
+            f" has layout {group.value.layout}, and the change stream layout {header.layout}",
+            hint="`pgflo replicate --restart` copies the group anew.",
+        )
     if header.part + 1 < header.parts:
         before = last.seq - header.part - 1
         whole = await envelope_at(broker, group.names.changes_stream, before) if before else None

@@ -3,7 +3,7 @@
 Upstream: the worker, before and after the copy. Downstream: `ledger`, whose transactions make
 parts; the worker's report.
 Invariant: keys are begun before anything that can wait, no two parts that would lock each other out
-work on one table, and when `after_rows` returns every part of the plan is made.
+work on one table, and when `AfterRows.run` returns every part of the plan is made.
 
 All of it comes before the first change. An index that is made while changes are applied would hold
 them up or be held up by them; and a foreign key can be checked in the state that the copy leaves,
@@ -16,18 +16,17 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import psycopg
 import structlog
 
 from pgflo.schema import ledger
 from pgflo.schema.plan import Stage
+from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.long_statement import to_its_end
 from pgflo.supervisor.race import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import psycopg
-    from psycopg.rows import TupleRow
 
     from pgflo.schema.plan import Part
     from pgflo.sinks.postgres.connection import Destination
@@ -39,13 +38,38 @@ PARTS_A_COMMIT = 50
 which the server's lock table has a fixed size."""
 
 
-def before_rows(conn: psycopg.Connection[TupleRow], to: Destination) -> None:
+async def before_rows(to: Destination) -> None:
     """Make all that has to be there before the rows. Raises `PgfloError`; done parts stay done."""
-    parts = [part for part in ledger.open_parts(conn, to)[0] if part.stage is Stage.BEFORE_ROWS]
-    for first in range(0, len(parts), PARTS_A_COMMIT):
-        ledger.make(conn, to, parts[first : first + PARTS_A_COMMIT])
-    if parts:
-        log.info("tables made at the destination, and what they need", objects=len(parts))
+    left, _ = await asyncio.to_thread(_open_parts, to)
+    parts = [part for part in left if part.stage is Stage.BEFORE_ROWS]
+    if not parts:
+        return
+    conn = await asyncio.to_thread(ledger.connect, to, "schema")
+    try:
+        for first in range(0, len(parts), PARTS_A_COMMIT):
+            some = parts[first : first + PARTS_A_COMMIT]
+            await to_its_end(conn, ledger.make, conn, to, some)
+    finally:
+        conn.close()
+    log.info("tables made at the destination, and what they need", objects=len(parts))
+
+
+async def tell_unfinished(to: Destination) -> None:
+    """Warn a worker that does not bring the schema of what a former one has left."""
+    left, _ = await asyncio.to_thread(_open_parts, to)
+    if left:
+        log.warning(
+            "indexes, constraints and triggers are missing; --target-sync-schema makes them",
+            parts=len(left),
+        )
+
+
+def _open_parts(to: Destination) -> tuple[list[Part], int]:
+    with to.connect("schema") as conn:
+        try:
+            return ledger.open_parts(conn, to)
+        except psycopg.Error as error:
+            raise failure(error, "cannot read the plan of the schema") from None
 
 
 LONG_S = 5.0
@@ -64,6 +88,8 @@ class AfterRows:
         self._tell = tell
         self._waiting: list[Part] = []
         self._working: list[Part] = []
+        self._open: set[int] = set()
+        """Numbers of the parts that wait or are worked on."""
         self._done = self._total = 0
         self._told_at = time.monotonic()
         self._changed = asyncio.Condition()
@@ -71,9 +97,10 @@ class AfterRows:
     async def run(self) -> None:
         """Make every part that is left. Raises `PgfloError`; done parts stay done."""
         started_at = time.monotonic()
-        self._waiting, self._done = await asyncio.to_thread(self._open_parts)
+        self._waiting, self._done = await asyncio.to_thread(_open_parts, self._to)
         if not self._waiting:
             return
+        self._open = {part.number for part in self._waiting}
         count = len(self._waiting)
         self._total = self._done + count
         self._tell(self._total, self._done)
@@ -82,10 +109,6 @@ class AfterRows:
         await all_of(*(self._lane(number) for number in range(lanes)))
         seconds = round(time.monotonic() - started_at, 1)
         log.info("indexes and constraints made", parts=count, seconds=seconds)
-
-    def _open_parts(self) -> tuple[list[Part], int]:
-        with self._to.connect("schema") as conn:
-            return ledger.open_parts(conn, self._to)
 
     async def _lane(self, number: int) -> None:
         conn = await asyncio.to_thread(ledger.connect, self._to, f"schema{number}")
@@ -110,8 +133,7 @@ class AfterRows:
             return None
 
     def _may_begin(self, part: Part) -> bool:
-        open_ = {other.number for other in (*self._waiting, *self._working)}
-        if not open_.isdisjoint(part.after):
+        if not self._open.isdisjoint(part.after):
             return False
         tables = set(part.tables)
         return not any(
@@ -122,6 +144,7 @@ class AfterRows:
     async def _finish(self, part: Part, seconds: float) -> None:
         async with self._changed:
             self._working.remove(part)
+            self._open.remove(part.number)
             self._done += 1
             self._changed.notify_all()
         self._tell(self._total, self._done)

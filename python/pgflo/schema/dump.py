@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ WITHOUT = (
 class Server:
     """A database, and how its failures are told."""
 
-    conninfo: str
+    conninfo: str = field(repr=False)
     which: str
     """`source` or `destination`."""
     kind: Kind
@@ -62,7 +62,8 @@ async def dump(
 ) -> dict[int, Entry]:
     """Dump all but the relations that match a pattern of `excluded`.
 
-    Raises `PgfloError`: the server's kind, CONFIG for a connection string that cannot be handed on.
+    Raises `PgfloError`: the server's kind, CONFIG for a connection string that cannot be handed on,
+    SCHEMA_UNREADABLE.
     """
     conninfo, environment = _handed_on(server)
     with tempfile.TemporaryDirectory(prefix="pgflo-schema-") as directory:
@@ -123,4 +124,11 @@ async def _run(arguments: list[str], environment: dict[str, str], server: Server
             server.kind,
             f"{name} of the {server.which} ended with {process.returncode}: {words[-MOST_WORDS:]}",
         )
-    return printed.decode()
+    try:
+        return printed.decode()
+    except UnicodeDecodeError:
+        raise PgfloError(
+            errors.SCHEMA_UNREADABLE,
+            f"{name} of the {server.which} prints names or texts that are not in the database's"
+            " encoding",
+        ) from None

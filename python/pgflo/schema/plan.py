@@ -10,6 +10,7 @@ decides that.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -79,6 +80,9 @@ TEXT_IS_TOLD = AFTER_ROWS - {"TRIGGER", "RULE", "POLICY"} | {
 }
 """Kinds whose differing lines are told. The others hold code, which may hold anything."""
 
+NAMED_NOT_NULL = re.compile(r'CONSTRAINT (?:"(?:[^"]|"")+"|\w+) (?=NOT NULL\b)')
+"""PostgreSQL 18 has names for these; servers before it keep none, and nothing depends on them."""
+
 MOST_LINES = 4
 MOST_DIFFERENCES = 20
 
@@ -105,7 +109,7 @@ def make_plan(
         if entry.kind == COMMENT and any(key(by_id[n]) in present for n in entry.after):
             continue
         if found is not None:
-            if found.text != entry.text:
+            if _meaning(found) != _meaning(entry):
                 differences.append(_difference(entry, found))
         elif not _belongs_to(entry, by_id, present) or entry.label in unfinished:
             missing.append(entry)
@@ -136,10 +140,14 @@ def is_identity(entry: Entry) -> bool:
     return entry.kind == "SEQUENCE" and entry.text.startswith("ALTER TABLE ")
 
 
+def _meaning(entry: Entry) -> str:
+    return NAMED_NOT_NULL.sub("", entry.text) if entry.kind == "TABLE" else entry.text
+
+
 def _difference(wanted: Entry, found: Entry) -> str:
     if wanted.kind not in TEXT_IS_TOLD:
         return f"{wanted.label} is another one"
-    ours, theirs = _lines(wanted.text), _lines(found.text)
+    ours, theirs = _lines(_meaning(wanted)), _lines(_meaning(found))
     lacks = [line for line in ours if line not in theirs][:MOST_LINES]
     has = [line for line in theirs if line not in ours][:MOST_LINES]
     if not lacks and not has:

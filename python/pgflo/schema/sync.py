@@ -9,7 +9,7 @@ says what is left, whatever becomes of the source or of this process.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,11 +65,13 @@ class There:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the sink is to have: tables of the source, by OID, with schema and name."""
+    """What the sink is to have: tables of the source with their schemas and names."""
 
-    source: str
+    source: str = field(repr=False)
+    """Connection string."""
     incarnation: uuid.UUID
     tables: Mapping[int, tuple[str, str]]
+    """By OID."""
 
 
 async def sync_before_rows(to: Destination, wanted: Wanted) -> None:
@@ -86,13 +88,10 @@ async def sync_before_rows(to: Destination, wanted: Wanted) -> None:
     def store(conn: psycopg.Connection[TupleRow]) -> None:
         ledger.store(conn, to, wanted.incarnation, parts)
 
-    def make(conn: psycopg.Connection[TupleRow]) -> None:
-        build.before_rows(conn, to)
-
     if not await asyncio.to_thread(_ask, to, "cannot look for the plan of the schema", is_planned):
         parts = await _plan(to, wanted)
         await asyncio.to_thread(_ask, to, "cannot store the plan of the schema", store)
-    await asyncio.to_thread(_ask, to, "cannot make the tables", make)
+    await build.before_rows(to)
 
 
 async def _plan(to: Destination, wanted: Wanted) -> list[Part]:

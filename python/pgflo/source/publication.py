@@ -2,8 +2,9 @@
 
 Upstream: the resolved tables. Downstream: the walsender, which is started with both names.
 Invariant: publications exist before the slot does, and cover every table of the group whenever a
-walsender is started. (A newer server skips a missing publication with a warning and drops what was
-written meanwhile, so this is checked on every connect.)
+walsender is started; a table that joins is added, none is ever taken out. (A newer server skips a
+missing publication with a warning and drops what was written meanwhile, so this is checked on every
+connect.)
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ SELECT c.oid::int8 FROM pg_catalog.pg_publication_tables t
 JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
 WHERE t.pubname = ANY (%s)
+"""
+
+_LISTED = """
+SELECT n.nspname, c.relname FROM pg_catalog.pg_publication_rel r
+JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE p.pubname = ANY (%s)
 """
 
 _EXISTING = """
@@ -75,6 +84,28 @@ async def create(
     return names
 
 
+async def covered(conn: psycopg.AsyncConnection[Any], names: list[str]) -> set[int]:
+    """Give the OIDs of the tables that the publications cover, partitions one by one."""
+    return {row[0] for row in await (await conn.execute(_COVERED, (names,))).fetchall()}
+
+
+async def extend(
+    conn: psycopg.AsyncConnection[Any], names: list[str], published: Iterable[Published]
+) -> None:
+    """Add what the publications do not list yet, all of it or nothing."""
+    rows = await (await conn.execute(_LISTED, (names,))).fetchall()
+    lacking = [entry for entry in published if (entry.schema, entry.name) not in rows]
+    async with conn.transaction():
+        for number, name in enumerate(names):
+            entries = [entry for entry in lacking if entry.insert_only == (number > 0)]
+            if entries:
+                await conn.execute(
+                    sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(
+                        sql.Identifier(name), _table_list(entries)
+                    )
+                )
+
+
 async def drop(conn: psycopg.AsyncConnection[Any], names: Iterable[str]) -> list[str]:
     """Drop those that exist and give their names."""
     found = await existing(conn, names)
@@ -112,9 +143,8 @@ async def check(
                 f"publication {quote(name)} was altered: it no longer sends every change",
             )
     oids = list(tables)
-    covered = {row[0] for row in await (await conn.execute(_COVERED, (names,))).fetchall()}
     there = {row[0] for row in await (await conn.execute(_EXISTING, (oids,))).fetchall()}
-    if lacking := sorted(tables[oid] for oid in there - covered):
+    if lacking := sorted(tables[oid] for oid in there - await covered(conn, names)):
         raise PgfloError(
             errors.PUBLICATION_CHANGED,
             f"publication {quote(names[0])} no longer covers {', '.join(lacking)}",
@@ -132,16 +162,18 @@ async def check(
 def _create_statement(name: str, entries: list[Published], publish: str) -> sql.Composed:
     statement = sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(name))
     if entries:
-        # ONLY: inheritance children are tables of their own; it has no meaning for partitioned
-        # ones.
-        tables = sql.SQL(", ").join(
-            sql.SQL("{}{}").format(
-                sql.SQL("" if entry.partitioned else "ONLY "),
-                sql.Identifier(entry.schema, entry.name),
-            )
-            for entry in entries
-        )
-        statement += sql.SQL(" FOR TABLE ") + tables
+        statement += sql.SQL(" FOR TABLE ") + _table_list(entries)
     return statement + sql.SQL(" WITH (publish = {}, publish_via_partition_root = false)").format(
         sql.Literal(publish)
+    )
+
+
+def _table_list(entries: list[Published]) -> sql.Composed:
+    # ONLY: inheritance children are tables of their own; it has no meaning for partitioned ones.
+    return sql.SQL(", ").join(
+        sql.SQL("{}{}").format(
+            sql.SQL("" if entry.partitioned else "ONLY "),
+            sql.Identifier(entry.schema, entry.name),
+        )
+        for entry in entries
     )

@@ -120,7 +120,7 @@ async def drop(conn: psycopg.AsyncConnection[Any], name: str) -> bool:
     found = await state(conn, name)
     if found is None:
         return False
-    await _end_old_reader(conn, name)
+    await end_old_reader(conn, name)
     try:
         await conn.execute("SELECT pg_drop_replication_slot(%s)", (name,))
     except psycopg.errors.ObjectInUse as error:
@@ -150,7 +150,7 @@ async def check(conn: psycopg.AsyncConnection[Any], name: str, published_lsn: in
             f"slot {quote(name)} stands at {lsn_format(found.confirmed_lsn)}, but the change "
             f"stream ends at {lsn_format(published_lsn)}: the changes between are gone",
         )
-    if found.active_pid is not None and not await _end_old_reader(conn, name):
+    if found.active_pid is not None and not await end_old_reader(conn, name):
         raise PgfloError(
             errors.SLOT_ACTIVE,
             f"slot {quote(name)} is read by the session with pid {found.active_pid}",
@@ -159,7 +159,7 @@ async def check(conn: psycopg.AsyncConnection[Any], name: str, published_lsn: in
     return found
 
 
-async def _end_old_reader(conn: psycopg.AsyncConnection[Any], name: str) -> bool:
+async def end_old_reader(conn: psycopg.AsyncConnection[Any], name: str) -> bool:
     """End the session that reads the slot if it is one of this group; False if it still reads."""
     deadline = asyncio.get_running_loop().time() + LET_GO_S
     await conn.execute(_END_OLD_READER, (name, name))

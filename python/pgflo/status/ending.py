@@ -64,12 +64,13 @@ async def _have_all(record: Record, wanted: Collection[str]) -> bool:
         and sinks[name].end_lsn >= final_lsn
         for name in names
     )
-    return at_end and await _copied_all(record, names)
+    return at_end and await _copied_all(record, group.tables, names)
 
 
-async def _copied_all(record: Record, names: Collection[str]) -> bool:
+async def _copied_all(record: Record, oids: list[int], names: Collection[str]) -> bool:
     """Whether each sink has every range: at a group's start the LSN alone says nothing of those."""
-    tables = [table for table in (await record.tables()).values() if table.ranges]
+    every = await record.tables()
+    tables = [every[oid] for oid in oids if oid in every and every[oid].ranges]
     for name in names:
         copied = await record.copied(name)
         for table in tables:

@@ -64,12 +64,25 @@ class TableLook:
     schema: str
     state: str
     ranges: int
+    waiting_ranges: int
+    copying_ranges: int
+    """Being read at this moment, as the replicator said last."""
     published_ranges: int
     published_rows: int
     published_bytes: int
     bytes: int
     applied: dict[str, int]
     """Sink → ranges it has committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HolderLook:
+    """Who holds the snapshot and the locks of an unfinished copy."""
+
+    backend_pid: int
+    """Session at the source."""
+    pid: int
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,7 @@ class Snapshot:
     final_lsn: str | None
     source: SourceState | None
     stream: StreamLook | None
+    holder: HolderLook | None = None
     tables: list[TableLook] = field(default_factory=list)
     sinks: list[SinkLook] = field(default_factory=list)
 
@@ -150,7 +164,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
     stream = await _stream(broker, names)
     head_lsn = source.current_lsn if source else stream.end_lsn if stream else None
     sinks = await record.sinks()
-    tables = await record.tables()
+    tables = {oid: table for oid, table in (await record.tables()).items() if oid in group.tables}
     applied = {name: await record.copied(name) for name in sinks}
     return Snapshot(
         group=record.group_name,
@@ -163,6 +177,7 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
         final_lsn=_core.lsn_format(group.final_lsn) if group.final_lsn is not None else None,
         source=source,
         stream=stream,
+        holder=_holder(group),
         tables=[
             _table(
                 table,
@@ -180,12 +195,19 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
     )
 
 
+def _holder(group: GroupRecord) -> HolderLook | None:
+    held = group.snapshot
+    return HolderLook(held.backend_pid, held.pid, held.host) if held is not None else None
+
+
 def _table(table: TableRecord, applied: dict[str, int]) -> TableLook:
     return TableLook(
         name=table.name,
         schema=table.schema,
         state=str(table.state.value),
         ranges=table.ranges,
+        waiting_ranges=table.ranges - table.published_ranges - table.running_ranges,
+        copying_ranges=table.running_ranges,
         published_ranges=table.published_ranges,
         published_rows=table.published_rows,
         published_bytes=table.published_bytes,

@@ -83,6 +83,13 @@ def _head(snapshot: Snapshot) -> RenderableType:
             f"up to {stream.end_lsn or snapshot.start_lsn}; the broker holds"
             f" {stream.envelopes} envelopes, {size(stream.bytes)} of {size(stream.max_bytes)}",
         )
+    holder = snapshot.holder
+    if holder is not None:
+        table.add_row(
+            "snapshot",
+            f"with its locks held by session {holder.backend_pid} of the source"
+            f" (process {holder.pid} on {holder.host})",
+        )
     source = snapshot.source
     if source is not None and source.slot_active is None:
         table.add_row("slot", f"{snapshot.slot} does not exist")
@@ -129,16 +136,19 @@ def _tables(tables: list[TableLook], sinks: list[str]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("table")
     table.add_column("copy")
-    table.add_column("published", justify="right")
-    table.add_column("rows", justify="right")
+    for title in ("ranges", "waiting", "copying", "published", "rows"):
+        table.add_column(title, justify="right")
     for sink in sinks:
-        table.add_column(sink, justify="right")
+        table.add_column(f"applied by {sink}", justify="right")
     for one in tables:
         table.add_row(
             f"{one.schema}.{one.name}",
             one.state,
-            f"{one.published_ranges}/{one.ranges}",
+            f"{one.ranges:,}",
+            f"{one.waiting_ranges:,}",
+            f"{one.copying_ranges:,}",
+            f"{one.published_ranges:,}",
             f"{one.published_rows:,}",
-            *(f"{one.applied.get(sink, 0)}/{one.ranges}" for sink in sinks),
+            *(f"{one.applied.get(sink, 0):,}" for sink in sinks),
         )
     return table

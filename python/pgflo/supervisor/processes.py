@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
 
 REPLICATOR_CHILDREN = ("uvloop", "pgflo.replicator.copy_process")
-WORKER_CHILDREN = ("uvloop", "pgflo.worker.copy_writer", "pgflo.worker.writer")
+WORKER_CHILDREN = (
+    "uvloop",
+    "pgflo.worker.copy_writer",
+    "pgflo.worker.writer",
+    "pgflo.sinks.postgres.sink",
+    "pgflo.sinks.lines",
+)
 """What children run, with all that it imports: once, in the forkserver, 0.3 s of CPU in place of so
 much in each of them. None of it starts a thread."""
 

@@ -9,6 +9,7 @@ destination's ledger holds as many ranges of its present snapshot as the source 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -20,26 +21,19 @@ from pgflo.broker.records import CopiedRecord, TableState
 from pgflo.broker.stored import is_missing
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
-from pgflo.sinks.postgres.landing import Target, target_of
-from pgflo.sinks.postgres.prepare import find_tables
-from pgflo.sinks.postgres.range_copy import copied_ranges
 from pgflo.supervisor.race import first_of
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Copied, Lane, Left, encode
-from pgflo.worker.tables import sink_tables
 
 if TYPE_CHECKING:
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
     from pgflo.broker.record import Record
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
     from pgflo.rules.bind import Bound
-    from pgflo.sinks.postgres.connection import Destination
+    from pgflo.sinks.contract import Sink
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
 
@@ -52,6 +46,10 @@ SHARED_LANE_PATIENCE_S = 0.2
 """With fewer, a lane that brings nothing is left for another."""
 
 
+GOODBYE_S = 2.0
+"""How long the last word to the group may take."""
+
+
 class CopyLanes:
     """Loads every range that the group's record announces. `run` is its whole life."""
 
@@ -61,7 +59,7 @@ class CopyLanes:
         record: Record,
         names: Names,
         settings: WorkerSettings,
-        to: Destination,
+        to: Sink,
         view: GroupView,
         report: Report,
         bound: Bound | None,
@@ -84,11 +82,13 @@ class CopyLanes:
         """(oid, snapshot) → range → rows."""
         self._untold: set[int] = set()
         """Tables whose record of copied ranges is behind."""
+        self._lane_seqs = dict(report.lane_seqs)
+        """Told behind the ranges: a sink may have no other ledger than their record."""
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Copy until every table is complete. Raises `PgfloError`; open ranges are rolled back."""
-        self._done = await asyncio.to_thread(self._read_ledger)
+        self._done = await asyncio.to_thread(self._to.copied_ranges, self._names.incarnation)
         view = await self._view.wait(lambda _: True)
         self._untold = set(view.tables)
         if self._is_complete(view):
@@ -109,6 +109,7 @@ class CopyLanes:
             await self._tell_copied()
         finally:
             await asyncio.gather(*(child.close(at_once=True) for child in self._children))
+            await self._say_goodbye()
         log.info("copy complete", tables=len(view.tables))
 
     def _is_complete(self, view: View) -> bool:
@@ -151,8 +152,9 @@ class CopyLanes:
     # --- copy writers
 
     async def _start_children(self, view: View) -> None:
-        targets = await asyncio.to_thread(self._find_targets, list(view.tables.values()))
-        wanted = max(1, min(self._settings.copy_writers, view.group.lanes))
+        targets = await asyncio.to_thread(self._to.targets, list(view.tables.values()), self._bound)
+        allowed = self._to.most_copy_writers or self._settings.copy_writers
+        wanted = max(1, min(allowed, self._settings.copy_writers, view.group.lanes))
         for number in range(wanted):
             child = await Child.start(
                 f"copy-writer {number}",
@@ -175,7 +177,7 @@ class CopyLanes:
                     ranges[message.range_no] = message.rows
                     self._untold.add(message.oid)
                     self._report.ruled(message.rules)
-                self._report.lane(message.lane, message.seq)
+                self._lane_seqs[message.lane] = message.seq
             case Left():
                 self._free.append(message.lane)
                 self._idle.append(number)
@@ -198,12 +200,18 @@ class CopyLanes:
         is_shared = len(self._lanes) > len(self._children)
         message = Lane(
             lane,
-            self._report.lane_seqs.get(lane, 0) + 1,
+            self._lane_seqs.get(lane, 0) + 1,
             SHARED_LANE_PATIENCE_S if is_shared else OWN_LANE_PATIENCE_S,
         )
         await self._children[number].send([encode(message)], is_waiting=True)
 
     # --- the group's record
+
+    async def _say_goodbye(self) -> None:
+        """Tell what is done when the copy breaks off, if the broker listens."""
+        with contextlib.suppress(PgfloError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._tell_copied()
 
     async def _tell(self) -> NoReturn:
         while True:
@@ -213,6 +221,7 @@ class CopyLanes:
     async def _tell_copied(self) -> None:
         view = await self._view.wait(lambda _: True)
         untold, self._untold = self._untold, set()
+        lane_seqs = dict(self._lane_seqs)
         for oid in untold & set(view.tables):
             snapshot_lsn = view.tables[oid].snapshot_lsn
             ranges = self._done.get((oid, snapshot_lsn), {})
@@ -220,21 +229,10 @@ class CopyLanes:
             await self._record.put_copied(
                 CopiedRecord(self._settings.sink, oid, sorted(ranges), rows, snapshot_lsn)
             )
+        for lane, seq in lane_seqs.items():
+            if seq > self._report.lane_seqs.get(lane, 0):
+                self._report.lane(lane, seq)
         await self._report.flush()
-
-    # --- the destination, in threads
-
-    def _connect(self) -> Connection[TupleRow]:
-        return self._to.connect("copy")
-
-    def _read_ledger(self) -> dict[tuple[int, int], dict[int, int]]:
-        with self._connect() as conn:
-            return copied_ranges(conn, self._to, self._names.incarnation)
-
-    def _find_targets(self, tables: list[TableRecord]) -> dict[int, Target]:
-        with self._connect() as conn:
-            found = find_tables(conn, sink_tables(tables, self._bound, copied=True))
-        return {table.oid: target_of(table, found, self._bound) for table in tables}
 
 
 async def _raise(child: Child) -> NoReturn:

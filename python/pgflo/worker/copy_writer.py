@@ -1,7 +1,7 @@
 """A copy writer process: takes one copy lane at a time and loads its ranges.
 
 Upstream: `copy_lanes` gives it lanes through a pipe; the lane's envelopes come straight from the
-broker. Downstream: `RangeCopy`, one destination transaction per range.
+broker. Downstream: the sink's `RangeWriter`, one commit per range.
 Invariant: the parts of an attempt are loaded in order and without a gap, or not at all. What is not
 wanted (another incarnation or snapshot, a known range, an attempt with a gap, a repeated part) is
 dropped. So is what copy processes of a replicator that is gone still bring once a newer one has
@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import psycopg
 import structlog
 import uvloop
 from setproctitle import setproctitle
@@ -26,8 +25,7 @@ from pgflo.broker.connection import connect
 from pgflo.broker.consumer import Consumer
 from pgflo.broker.records import run_of
 from pgflo.errors import PgfloError
-from pgflo.sinks.postgres.connection import failure
-from pgflo.sinks.postgres.range_copy import Range, RangeCopy
+from pgflo.sinks.contract import Range
 from pgflo.supervisor.lifeline import die_with_parent
 from pgflo.worker.filtering import rules_error
 from pgflo.worker.messages import Copied, Failed, Lane, Left, Message, decode, encode
@@ -40,8 +38,7 @@ if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
     from pgflo.config.settings import NatsSettings
-    from pgflo.sinks.postgres.connection import Destination
-    from pgflo.sinks.postgres.landing import Target
+    from pgflo.sinks.contract import RangeWriter, Sink, Target
 
 log = structlog.get_logger("pgflo.worker")
 
@@ -56,7 +53,7 @@ def main(
     pipe: Connection,
     log_settings: Mapping[str, str | bool],
     number: int,
-    to: Destination,
+    to: Sink,
     nats: NatsSettings,
     names: Names,
     targets: Mapping[int, Target],
@@ -72,8 +69,6 @@ def main(
         return  # the worker wants us to end; a range under way is rolled back
     except PgfloError as error:
         pipe.send_bytes(encode(Failed.of(error)))
-    except psycopg.Error as error:
-        pipe.send_bytes(encode(Failed.of(failure(error, "copying"))))
     except _core.RulesError as error:
         pipe.send_bytes(encode(Failed.of(rules_error(error))))
     except _core.CoreError as error:
@@ -84,17 +79,17 @@ def main(
 async def _serve(
     pipe: Connection,
     number: int,
-    to: Destination,
+    to: Sink,
     nats: NatsSettings,
     names: Names,
     targets: Mapping[int, Target],
 ) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="destination") as thread:
         loop = asyncio.get_running_loop()
-        conn = await loop.run_in_executor(thread, to.connect, f"copy{number}")
+        opening = loop.run_in_executor(thread, to.open_ranges, number, names.incarnation)
+        ranges = await opening
         broker = await connect(nats, name=f"pgflo {to.group} copy-writer {number}")
         try:
-            ranges = RangeCopy(conn, to, names.incarnation)
             worker = CopyWriter(pipe, thread, ranges, broker, names, to.sink, targets)
             while True:
                 command = await asyncio.to_thread(pipe.recv_bytes)
@@ -103,7 +98,7 @@ async def _serve(
                     await worker.read(message)
         finally:
             await broker.close()
-            conn.close()
+            await loop.run_in_executor(thread, ranges.close)
 
 
 class CopyWriter:
@@ -113,7 +108,7 @@ class CopyWriter:
         self,
         pipe: Connection,
         thread: ThreadPoolExecutor,
-        ranges: RangeCopy,
+        ranges: RangeWriter,
         broker: Broker,
         names: Names,
         sink: str,
@@ -197,8 +192,12 @@ class CopyWriter:
                 errors.GROUP_CHANGED,
                 f"a copy lane brings rows of table {this.oid}, not one of ours",
             )
-        if this.snapshot_lsn != target.snapshot_lsn or header.part_no != 0:
-            # Of another snapshot; or the rest of an attempt whose beginning is not to be had.
+        if this.snapshot_lsn < target.snapshot_lsn:
+            # Of a copy that was given up: nobody needs it, as if it were applied.
+            self._drop(this, is_applied=True)
+        elif this.snapshot_lsn != target.snapshot_lsn or header.part_no != 0:
+            # Of a copy that we are to hear of; or the rest of an attempt whose beginning is not to
+            # be had.
             self._drop(this, is_applied=False)
         elif await self._in_thread(self._ranges.is_known, this):
             self._drop(this, is_applied=True)
@@ -211,7 +210,7 @@ class CopyWriter:
         self._open = None
         counts = await self._in_thread(self._ranges.commit, total_rows)
         copied = _copied(lane, seq, this, rows=total_rows, is_new=True)
-        self._tell(replace(copied, rules=counts))
+        self._tell(replace(copied, rules=list(counts)))
 
     async def _abandon(self) -> None:
         self._open = None

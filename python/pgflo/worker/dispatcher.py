@@ -28,6 +28,7 @@ from pgflo.worker.lock_watch import LockWatch
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
+    from pgflo.broker.records import GroupRecord
     from pgflo.config.settings import WorkerSettings
     from pgflo.worker.epochs import Cut
     from pgflo.worker.group_view import GroupView
@@ -73,19 +74,22 @@ class Dispatcher:
         settings: WorkerSettings,
         shards: Shards,
         spreading: Spreading,
-        start_lsn: int,
+        group: GroupRecord,
         view: GroupView,
         report: Report,
         *,
         whole_only: bool,
     ) -> None:
-        """`whole_only`: begin no transaction whose end is not in the stream yet."""
+        """`group` is what this life began with; `view` shows what has become of it.
+
+        `whole_only`: begin no transaction whose end is not in the stream yet.
+        """
         self._broker = broker
         self._names = names
         self._settings = settings
         self._shards = shards
         self._spreading = spreading
-        self._start_lsn = start_lsn
+        self._group = group
         self._view = view
         self._report = report
         self._whole_only = whole_only
@@ -164,7 +168,7 @@ class Dispatcher:
             position,
             epoch_bytes=self._settings.epoch_bytes,
             epoch_changes=self._settings.batch_rows,
-            is_start=position == (self._start_lsn, 0),
+            is_start=position == (self._group.start_lsn, 0),
             is_open=is_open,
         )
         consumer = await Consumer.open(
@@ -180,11 +184,17 @@ class Dispatcher:
             if message is None:
                 continue
             self._received_at = time.monotonic()
+            if _core.read_header(message.data, verify=False).layout > self._group.layout:
+                # Made when other tables were the group's: the record says so, and a new life
+                # begins with them. Until then nothing of it is applied.
+                await asyncio.Event().wait()
             header = epochs.put(message.data, message.seq)
             self._wake.set()
             if epochs.is_full:
                 self._has_room.clear()
-            if self._goal is not None and header.end_lsn >= self._goal:
+            # All parts of a body tell its end: only the last one has reached it.
+            is_whole = header.part + 1 == header.parts
+            if self._goal is not None and is_whole and header.end_lsn >= self._goal:
                 await asyncio.Event().wait()  # what follows is beyond the ending
 
     async def _send(self, epochs: Epochs) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pgflo.rules.spec import Spec
-    from pgflo.sinks.postgres.apply import Body
+    from pgflo.sinks.contract import Body
     from pgflo.worker.messages import Ruled
 
 

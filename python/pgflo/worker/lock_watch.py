@@ -17,13 +17,14 @@ import psycopg
 import structlog
 
 from pgflo.errors import PgfloError
+from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.lock_waits import LockWait, StandbyWait, lock_waits, standby_waits
 from pgflo.supervisor.race import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from pgflo.sinks.postgres.connection import Destination
+    from pgflo.sinks.contract import Sink
     from pgflo.worker.report import Report
 
 log = structlog.get_logger("pgflo.worker")
@@ -59,9 +60,11 @@ class LockWatch:
     """One watch over the sessions of a run; `run` is its whole life."""
 
     def __init__(
-        self, to: Destination, busy_s: Callable[[], float], tell: Callable[[str], None]
+        self, to: Sink | Destination, busy_s: Callable[[], float], tell: Callable[[str], None]
     ) -> None:
-        """`busy_s`: how long the writers have left us without an answer; 0 if nothing is due.
+        """Watch a database; any other sink is not looked at.
+
+        `busy_s`: how long the writers have left us without an answer; 0 if nothing is due.
 
         `tell` gets who blocks us, and an empty text when that is over.
         """
@@ -73,6 +76,9 @@ class LockWatch:
 
     async def run(self) -> NoReturn:
         """Look as long as something takes long."""
+        to = self._to
+        while not isinstance(to, Destination):
+            await asyncio.Event().wait()
         try:
             while True:
                 await asyncio.sleep(LOOK_S)
@@ -80,16 +86,16 @@ class LockWatch:
                 if busy_s < LOCK_WAIT_S:
                     self._over()
                 elif self._warned_at is None or time.monotonic() - self._warned_at >= REPEAT_S:
-                    self._warn(await asyncio.to_thread(self._look), busy_s)
+                    self._warn(await asyncio.to_thread(self._look, to), busy_s)
         finally:
             self._over()
 
-    def _look(self) -> Waits:
+    @staticmethod
+    def _look(to: Destination) -> Waits:
         try:
-            with self._to.connect("locks") as conn:
+            with to.connect("locks") as conn:
                 return Waits(
-                    lock_waits(conn, self._to, LOCK_WAIT_S),
-                    standby_waits(conn, self._to, LOCK_WAIT_S),
+                    lock_waits(conn, to, LOCK_WAIT_S), standby_waits(conn, to, LOCK_WAIT_S)
                 )
         except (PgfloError, psycopg.Error) as error:
             # Whatever is wrong with the destination, the writer meets it as well.
@@ -135,13 +141,13 @@ class LockWatch:
             log.info("the destination goes on")
 
 
-async def watched(to: Destination, work: Callable[[], T], report: Report | None) -> T:
+async def watched(to: Sink | Destination, work: Callable[[], T], report: Report | None) -> T:
     """Run in a thread what may wait at the destination; say for whom, if it takes long."""
     return await watched_task(to, asyncio.to_thread(work), report)
 
 
 async def watched_task(
-    to: Destination, running: Coroutine[Any, Any, T], report: Report | None
+    to: Sink | Destination, running: Coroutine[Any, Any, T], report: Report | None
 ) -> T:
     """Do the same for what runs in threads of its own."""
     began_at = time.monotonic()

@@ -1,8 +1,8 @@
 """The worker's life: one sink of one group, from start to stop, through failures in between.
 
-Upstream: `pgflo worker`. Downstream: `prepare`, `copy_lanes`, `streaming`, one after the other.
-Invariant: one worker per sink. The lease keeps honest ones apart; a worker that lost it without
-knowing is stopped by the fence at the destination, before it commits anything.
+Upstream: `pgflo worker`. Downstream: the sink, `copy_lanes`, `streaming`, one after the other.
+Invariant: one worker per sink. The lease keeps honest ones apart; what stops a worker that lost it
+without knowing is told by `pgflo.sinks.contract`.
 
 A life is: wait for the group, take the sink over, copy, stream. Whatever fails and can heal ends
 the life; after a pause the next one begins at what the destination has. A new incarnation of the
@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,37 +28,27 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.errors import PgfloError
 from pgflo.rules.bind import bind, digests
-from pgflo.rules.check import check
-from pgflo.rules.destinations import destined
 from pgflo.rules.read import read as read_rules
-from pgflo.schema.build import AfterRows
-from pgflo.schema.sync import Wanted, sync_before_rows
-from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.analyze import analyze
-from pgflo.sinks.postgres.connection import Destination
-from pgflo.sinks.postgres.prepare import prepare, tables_through_root
+from pgflo.sinks.contract import Start, superseded
+from pgflo.sinks.kinds import make
 from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
+from pgflo.worker.care import care_of
 from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.lock_watch import watched, watched_task
 from pgflo.worker.report import Report
-from pgflo.worker.sequences import Sequences
 from pgflo.worker.streaming import Streaming
-from pgflo.worker.tables import (
-    copies,
-    is_copied,
-    is_described,
-    sink_tables,
-    younger_snapshots,
-)
+from pgflo.worker.tables import basis, is_copied, is_described, younger_snapshots
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.config.settings import RetrySettings, WorkerSettings
     from pgflo.rules.bind import Bound
     from pgflo.rules.read import Written
+    from pgflo.sinks.contract import Ranges, Sink, Taken
+    from pgflo.worker.care import Care
     from pgflo.worker.group_view import View
 
 log = structlog.get_logger("pgflo.worker")
@@ -116,9 +106,7 @@ class Worker:
         self._broker = broker
         self._record = record
         self._lease = lease
-        self._to = Destination(
-            settings.target.get_secret_value(), settings.group, settings.sink, uuid.uuid4()
-        )
+        self._to: Sink = make(settings)
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
@@ -137,6 +125,10 @@ class Worker:
                     self._live(view, stop), view.run(), self._superseded(), self._reborn(view)
                 )
             except PgfloError as error:
+                await self._tell_last()
+                if error.kind is errors.SINK_READER_GONE:
+                    log.info("nobody reads the output any more", hint=error.hint)
+                    return
                 self._whole_only = isinstance(error, RestMissingError)
                 if self._mark() != before:
                     backoff.reset()
@@ -160,7 +152,7 @@ class Worker:
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
             return True
-        group_view, report, sequences = done
+        group_view, report, care = done
         names = Names(self._settings.group, uuid.UUID(group_view.group.incarnation))
         if group_view.group.mode != "copy":
             streaming = Streaming(
@@ -174,23 +166,23 @@ class Worker:
                 self._bound,
                 whole_only=self._whole_only,
             )
-            await first_of(streaming.run(stop), sequences.follow())
-        await sequences.finish(report)
+            await first_of(streaming.run(stop), care.follow())
+        await care.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
 
-    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Sequences]:
+    async def _prepare_and_copy(self, group_view: GroupView) -> tuple[View, Report, Care]:
         view = await self._wait_described(group_view)
         self._basis.set_result(view)
         incarnation = uuid.UUID(view.group.incarnation)
-        await self._take_over(view, incarnation)
+        taken = await self._take_over(view, incarnation, group_view)
         report = self._report = await Report.register(
             self._record,
             self._settings.sink,
-            self._settings.kind,
+            self._to.kind,
             view.group.incarnation,
-            (view.group.start_lsn, 0),
-            view.group.start_lsn,
+            taken.position,
+            taken.end_lsn,
         )
         if self._bound is not None:
             report.titles = self._bound.spec.titles
@@ -208,21 +200,12 @@ class Worker:
                 self._bound,
             )
             await first_of(lanes.run(), report.run())
-        await watched_task(self._to, self._complete(view, report), report)
-        sequences = Sequences(self._record, self._to, view.group.incarnation, group_view)
-        await sequences.set()
-        return view, report, sequences
-
-    async def _complete(self, view: View, report: Report) -> None:
-        """Do what comes between the last range and the first change, unless it was done before."""
-        if self._settings.schema_source is not None:
-            await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
-        if is_copied(view) and not await asyncio.to_thread(self._is_complete):
-            report.phase("analyzing")
-            largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
-            tables = sink_tables(largest_first, self._bound, copied=True)
-            await analyze(self._to, tables, self._settings.copy_writers)
-        await asyncio.to_thread(self._start_streaming, view.group.start_lsn)
+        care = care_of(self._to, self._settings, self._record, group_view, self._bound)
+        await watched_task(self._to, care.complete(view, report), report)
+        start_streaming = partial(self._to.start_streaming, view.group.start_lsn)
+        await watched(self._to, start_streaming, report)
+        await care.begin(view)
+        return view, report, care
 
     async def _wait_described(self, group_view: GroupView) -> View:
         view = await group_view.wait(lambda _: True)
@@ -232,73 +215,62 @@ class Worker:
             lambda now: now.group.phase is not Phase.CREATING and is_described(now)
         )
 
-    async def _take_over(self, view: View, incarnation: uuid.UUID) -> None:
-        records = list(view.tables.values())
-        self._bound = bind(self._written, records) if self._written else None
-        tables = sink_tables(records, self._bound, copied=is_copied(view))
-        bound = self._bound
-        if bound is not None:
-            self._to = replace(self._to, spec=bound.spec)
-        if self._settings.schema_source is not None:
-            names = {
-                table.oid: (table.schema, table.name)
-                for table in records
-                if any(to.is_own for to in destined(table, bound))
-            }
-            source = self._settings.schema_source.get_secret_value()
-            syncing = sync_before_rows(self._to, Wanted(source, incarnation, names))
-            await watched_task(self._to, syncing, self._report)
-
-        def work() -> tuple[bool, frozenset[int]]:
-            with self._to.connect("worker", warn=not self._has_taken_over) as conn:
-                if bound is not None:
-                    check(conn, bound, records, tables)
-                has_begun = prepare(
-                    conn,
-                    self._to,
-                    tables,
-                    incarnation,
-                    view.group.start_lsn,
-                    self._settings.target_not_empty,
-                    again=self._has_taken_over,
-                )
-                return has_begun, tables_through_root(conn, tables)
-
-        has_begun, through_root = await watched(self._to, work, self._report)
-        snapshots = younger_snapshots(view)
-        self._to = replace(self._to, through_root=through_root, snapshots=snapshots)
+    async def _take_over(self, view: View, incarnation: uuid.UUID, group_view: GroupView) -> Taken:
+        sinks = await self._record.sinks()
+        known = sinks.get(self._settings.sink)
+        if known is not None and known.incarnation != view.group.incarnation:
+            known = None
+        ranges: Ranges = {}
+        if known is not None:
+            for record in (await self._record.copied(self._settings.sink)).values():
+                ranges[record.oid, record.snapshot_lsn] = record.by_range()
+        tables = list(view.tables.values())
+        self._bound = bind(self._written, tables) if self._written else None
+        start = Start(
+            incarnation,
+            view.group.start_lsn,
+            tables,
+            is_copied(view),
+            younger_snapshots(view),
+            known,
+            ranges,
+            self._bound,
+        )
+        care = care_of(self._to, self._settings, self._record, group_view, self._bound)
+        await watched_task(self._to, care.before_rows(view), self._report)
+        take_over = partial(self._to.take_over, start, again=self._has_taken_over)
+        taken = await watched(self._to, take_over, self._report)
+        self._to = taken.sink
         self._has_taken_over = True
         log.info(
-            "beginning at the group's start" if has_begun else "going on where this sink was",
+            "beginning at the group's start" if taken.has_begun else "going on where this sink was",
             incarnation=view.group.incarnation,
         )
-
-    def _is_complete(self) -> bool:
-        with self._to.connect("worker") as conn:
-            return progress.is_streaming(conn, self._to)
-
-    def _start_streaming(self, start_lsn: int) -> None:
-        with self._to.connect("worker") as conn:
-            progress.start_streaming(conn, self._to, start_lsn)
+        return taken
 
     async def _superseded(self) -> None:
         await self._lease.lost.wait()
-        raise progress.superseded(self._to)
+        raise superseded(self._to.group, self._to.sink)
 
     async def _reborn(self, group_view: GroupView) -> bool:
-        """Return False when the group has another incarnation, or other copies, than at first."""
+        """Return False when the group's incarnation, tables or copies are others than at first."""
         first = await asyncio.shield(self._basis)
-        now = await group_view.wait(lambda now: copies(now) != copies(first))
+        now = await group_view.wait(lambda now: basis(now) != basis(first))
         if now.group.incarnation != first.group.incarnation:
             log.warning("the group was begun anew; so is this sink")
         else:
-            log.info("tables of the group are copied; changes wait meanwhile")
+            log.info("tables joined the group, or are copied anew; changes wait meanwhile")
         return False
 
     async def _say_goodbye(self, phase: str) -> None:
         """Tell the group, if the broker listens: nothing depends on it."""
         if self._report is not None:
             self._report.phase(phase)
+        await self._tell_last()
+
+    async def _tell_last(self) -> None:
+        """Write what is committed: a sink may have no other memory."""
+        if self._report is not None:
             with contextlib.suppress(PgfloError, TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await self._report.flush()

@@ -80,11 +80,14 @@ class Sequences:
         """Set them for the last time, to values that cover everything that was applied."""
         try:
             async with asyncio.timeout(LAST_WORD_S):
+                now = await self._view.wait(lambda _: True)
+                snapshots = [table.snapshot_lsn for table in now.tables.values()]
+                applied_lsn = max(report.end_lsn, *snapshots, 0)
                 await self._read()
-                if self._lsn < report.end_lsn and await is_held(self._record, "replicator"):
+                if self._lsn < applied_lsn and await is_held(self._record, "replicator"):
                     report.phase("stopping")
                     await report.flush()
-                    while self._lsn < report.end_lsn:
+                    while self._lsn < applied_lsn:
                         await self._wait_for_news(LAST_WORD_S)
                         self._view.sequences_told.clear()
                         await self._read()

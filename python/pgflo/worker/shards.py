@@ -30,10 +30,9 @@ from pgflo.worker.shard import Epoch, Mark, Reached, Sent, Shard, mark_of
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
-    from pgflo.sinks.postgres.connection import Destination
-    from pgflo.sinks.postgres.progress import Progress
+    from pgflo.sinks.contract import Progress, Sink
     from pgflo.worker.epochs import Cut
     from pgflo.worker.messages import Row, Ruled
 
@@ -52,15 +51,13 @@ class Shards:
 
     def __init__(
         self,
-        to: Destination,
+        to: Sink,
         incarnation: uuid.UUID,
-        roots: Mapping[int, tuple[str, str] | None],
         rows: Sequence[Progress],
     ) -> None:
         """`rows` are all there are, as they were taken."""
         self.to = to
         self._incarnation = incarnation
-        self._roots = roots
         self.all: list[Shard] = []
         for row in rows:
             mark = Mark(row.position, row.end_lsn)
@@ -98,7 +95,6 @@ class Shards:
                 f"writer {shard.number}",
                 writer.main,
                 self.to,
-                self._roots,
                 shard.number,
                 on_message=functools.partial(self._on_message, shard, ready),
             )

@@ -7,6 +7,8 @@ they work by is stored.
 The rows and the assignment that stand at the destination are those of the last run. If a crash left
 the rows uneven they are made even under that assignment; only then is it replaced by the one that
 follows from `--shards` and from what the destination's tables look like today.
+
+All that is PostgreSQL's. Any other sink has one shard and one row, and nothing to mend.
 """
 
 from __future__ import annotations
@@ -20,16 +22,17 @@ import structlog
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
-from pgflo.rules.destinations import destined
+from pgflo.sinks.contract import Progress
 from pgflo.sinks.postgres import assignment, progress
 from pgflo.sinks.postgres.connection import failure
 from pgflo.sinks.postgres.placement import Placement
+from pgflo.sinks.postgres.sink import PostgresSink
+from pgflo.sinks.postgres.tables import source_shape
 from pgflo.supervisor.race import first_of
 from pgflo.worker.dispatcher import Dispatcher
 from pgflo.worker.lock_watch import watched
 from pgflo.worker.shards import Shards
 from pgflo.worker.spreading import Gather, Split, Whole
-from pgflo.worker.tables import source_shape
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,10 +44,10 @@ if TYPE_CHECKING:
     from pgflo.broker.names import Names
     from pgflo.config.settings import WorkerSettings
     from pgflo.rules.bind import Bound
+    from pgflo.sinks.contract import Sink
     from pgflo.sinks.postgres.assignment import Assignment
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.sinks.postgres.placement import SourceShape
-    from pgflo.sinks.postgres.progress import Progress
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
     from pgflo.worker.spreading import Spreading
@@ -75,7 +78,7 @@ class Streaming:
         broker: Broker,
         names: Names,
         settings: WorkerSettings,
-        to: Destination,
+        to: Sink,
         group_view: GroupView,
         view: View,
         report: Report,
@@ -93,30 +96,36 @@ class Streaming:
         self._view = view
         self._report = report
         self._whole_only = whole_only
-        self._roots = {
-            to.oid: to.root
-            for table in view.tables.values()
-            for to in destined(table, bound)
-            if to.root
-        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Apply until the ending is reached or `stop` is set. Raises `PgfloError`."""
-        stock = await watched(self._to, self._take_stock, self._report)
+        if isinstance(self._to, PostgresSink):
+            await self._spread(self._to, stop)
+            return
+        start_lsn = self._view.group.start_lsn
+        # Its writer says where it stands.
+        row = Progress(0, self._names.incarnation, start_lsn, 0, start_lsn, 0)
+        shards = self._shards([row])
+        await self._dispatch(shards, Whole(shards), stop)
+
+    async def _spread(self, to: PostgresSink, stop: asyncio.Event) -> None:
+        take_stock = functools.partial(self._take_stock, to)
+        stock = await watched(to, take_stock, self._report)
         if not stock.is_level:
             log.info("shards stand at different positions; first they are made even")
             shards = self._shards(stock.rows)
             await self._dispatch(shards, Gather(shards, stock.stored), stop)
             if stop.is_set() or not shards.is_level:
                 return
-            stock = await watched(self._to, self._take_stock, self._report)
+            stock = await watched(to, take_stock, self._report)
         rows = stock.rows
         if stock.stored.digest != stock.wanted.digest:
-            rows = await watched(self._to, functools.partial(self._settle, stock), self._report)
+            settle = functools.partial(self._settle, to, stock)
+            rows = await watched(to, settle, self._report)
         shards = self._shards(rows)
         spreading: Spreading = Whole(shards)
         if stock.wanted.shards > 1:
-            spreading = Split(shards, self._to, stock.placement, stock.wanted)
+            spreading = Split(shards, to, stock.placement, stock.wanted)
         await self._dispatch(shards, spreading, stop)
 
     async def _dispatch(self, shards: Shards, spreading: Spreading, stop: asyncio.Event) -> None:
@@ -126,7 +135,7 @@ class Streaming:
             self._settings,
             shards,
             spreading,
-            self._view.group.start_lsn,
+            self._view.group,
             self._group_view,
             self._report,
             whole_only=self._whole_only,
@@ -134,20 +143,21 @@ class Streaming:
         await first_of(dispatcher.run(stop), self._report.run())
 
     def _shards(self, rows: Sequence[Progress]) -> Shards:
-        return Shards(self._to, self._names.incarnation, self._roots, rows)
+        return Shards(self._to, self._names.incarnation, rows)
 
-    def _take_stock(self) -> Stock:
+    def _take_stock(self, to: PostgresSink) -> Stock:
         shapes = [source_shape(table, self._bound) for table in self._view.tables.values()]
-        with self._to.connect("worker") as conn:
+        with to.connect("worker") as conn:
             try:
-                return take_stock(conn, self._to, self._settings.shards, self._roots, shapes)
+                return take_stock(conn, to, self._settings.shards, to.roots, shapes)
             except psycopg.Error as error:
                 raise failure(error, "cannot read how changes are spread over shards") from None
 
-    def _settle(self, stock: Stock) -> list[Progress]:
-        with self._to.connect("worker") as conn:
+    @staticmethod
+    def _settle(to: PostgresSink, stock: Stock) -> list[Progress]:
+        with to.connect("worker") as conn:
             try:
-                return settle(conn, self._to, stock)
+                return settle(conn, to, stock)
             except psycopg.Error as error:
                 raise failure(error, "cannot spread changes over shards anew") from None
 

@@ -1,9 +1,8 @@
-"""The writer process of one shard: one connection to the destination, one step after the other.
+"""The writer process of one shard: one `Writer` of the sink, one step after the other.
 
-Upstream: `dispatcher`, through a pipe (`pgflo.worker` tells the protocol). Downstream: the
-destination's transactions.
-Invariant: after any failure it says what happened and exits. Its connection ends with it, and with
-that everything not committed: it never tries to mend a transaction whose end it does not know.
+Upstream: `dispatcher`, through a pipe (`pgflo.worker` tells the protocol). Downstream: the sink.
+Invariant: after any failure it says what happened and exits. What is not committed goes with it: it
+never tries to mend what it does not know the end of.
 """
 
 from __future__ import annotations
@@ -12,17 +11,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
 import structlog
 from setproctitle import setproctitle
 
 from pgflo import _core, errors, logs
 from pgflo.errors import PgfloError
-from pgflo.sinks.postgres import assignment, progress
-from pgflo.sinks.postgres.apply import Body
-from pgflo.sinks.postgres.connection import failure
-from pgflo.sinks.postgres.progress import Progress
-from pgflo.sinks.postgres.transaction import Transactions
+from pgflo.sinks.contract import Body, Progress
 from pgflo.supervisor.lifeline import die_with_parent
 from pgflo.worker.filtering import Rules, rules_error
 from pgflo.worker.messages import Done, Failed, Moved, Ready, Slice, Step, decode, encode
@@ -32,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from multiprocessing.connection import Connection
 
-    from pgflo.sinks.postgres.connection import Destination
+    from pgflo.sinks.contract import Sink, Writer
     from pgflo.worker.messages import Row
 
 log = structlog.get_logger("pgflo.worker")
@@ -44,8 +38,7 @@ CHANGE_BYTES = 64
 def main(
     pipe: Connection,
     log_settings: Mapping[str, str | bool],
-    to: Destination,
-    roots: Mapping[int, tuple[str, str] | None],
+    to: Sink,
     shard: int,
 ) -> None:
     """Run until the pipe ends or something fails."""
@@ -54,13 +47,11 @@ def main(
     logs.configure_child(log_settings)
     structlog.contextvars.bind_contextvars(group=to.group, sink=to.sink)
     try:
-        _serve(pipe, to, roots, shard)
+        _serve(pipe, to, shard)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the worker wants us to end; what is not committed is rolled back
     except PgfloError as error:
         pipe.send_bytes(encode(Failed.of(error)))
-    except psycopg.Error as error:
-        pipe.send_bytes(encode(Failed.of(failure(error, "applying changes"))))
     except _core.RulesError as error:
         pipe.send_bytes(encode(Failed.of(rules_error(error))))
     except _core.CoreError as error:
@@ -68,12 +59,9 @@ def main(
         pipe.send_bytes(encode(Failed.of(PgfloError(errors.SINK_INTERRUPTED, detail))))
 
 
-def _serve(
-    pipe: Connection, to: Destination, roots: Mapping[int, tuple[str, str] | None], shard: int
-) -> None:
-    with contextlib.closing(to.connect(f"shard{shard}")) as conn:
-        held = progress.take(conn, to, shard)
-        transactions = Transactions(conn, to, held, roots)
+def _serve(pipe: Connection, to: Sink, shard: int) -> None:
+    with contextlib.closing(to.open_writer(shard)) as writer:
+        held = writer.held
         rules = Rules(to.spec)
         pipe.send_bytes(
             encode(
@@ -83,7 +71,12 @@ def _serve(
             )
         )
         while True:
-            match decode(pipe.recv_bytes()):
+            try:
+                message = decode(_next(pipe, writer))
+            except EOFError:
+                writer.finish()
+                return
+            match message:
                 case Step() as step:
                     envelopes = [pipe.recv_bytes() for _ in range(step.envelopes)]
                     work = _opened(envelopes, step, to.snapshots)
@@ -91,27 +84,35 @@ def _serve(
                     bodies = [pipe.recv_bytes()] if part.has_body else []
                     work = _sliced(bodies, part)
                 case Moved() as moved:
-                    transactions.moved((moved.commit_lsn, moved.ordinal), moved.end_lsn)
+                    writer.moved((moved.commit_lsn, moved.ordinal), moved.end_lsn)
                     continue
                 case other:
-                    message = f"unexpected message {type(other).__name__}"
-                    raise TypeError(message)
-            changed = rules.apply(work.bodies, transactions.position)
+                    unexpected = f"unexpected message {type(other).__name__}"
+                    raise TypeError(unexpected)
+            changed = rules.apply(work.bodies, writer.position)
             if changed:
                 # What moves the rows of others is committed whole, or they would apply it too.
-                transactions.step(changed, is_divisible=not work.rows)
+                writer.write(changed, is_divisible=not work.rows)
             if not work.commits:
                 pipe.send_bytes(encode(Done(committed=False)))
                 continue
-            if work.assignment:
-                assignment.write(conn, to, assignment.from_json(work.assignment))
             others = [
                 Progress(number, held.incarnation, lsn, ordinal, 0, fence)
                 for number, fence, lsn, ordinal in work.rows
             ]
-            applied = transactions.commit(work.end, work.end_lsn, others)
+            applied = writer.commit(
+                work.end, work.end_lsn, others=others, assignment=work.assignment
+            )
             done = Done(True, applied.changes, dict(applied.conflicts), rules.take_counts())
             pipe.send_bytes(encode(done))
+
+
+def _next(pipe: Connection, writer: Writer) -> bytes:
+    """Wait for a message; now and then the writer may do something meanwhile."""
+    if writer.idle_s is not None:
+        while not pipe.poll(writer.idle_s):
+            writer.idle()
+    return pipe.recv_bytes()
 
 
 @dataclass(frozen=True, slots=True)

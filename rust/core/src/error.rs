@@ -114,8 +114,8 @@ pub enum Reason {
     /// A string without its NUL.
     #[error("string does not end")]
     UnterminatedString,
-    /// A name that is not UTF-8.
-    #[error("name is not UTF-8")]
+    /// A name or a text that is not UTF-8.
+    #[error("not UTF-8")]
     NotUtf8,
     /// A message that belongs into a transaction, outside of one.
     #[error("outside of a transaction")]

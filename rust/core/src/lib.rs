@@ -9,6 +9,7 @@ pub mod apply;
 pub mod copy;
 pub mod envelope;
 pub mod error;
+pub mod json;
 pub mod lsn;
 pub mod pgoutput;
 pub mod rules;

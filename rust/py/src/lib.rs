@@ -6,6 +6,7 @@ mod boundary;
 mod copy;
 mod envelope;
 mod error;
+mod json;
 mod lsn;
 mod messages;
 mod net;
@@ -30,6 +31,8 @@ mod _core {
     };
     #[pymodule_export]
     use crate::error::{CoreError, DecodeError, EnvelopeError, RulesError};
+    #[pymodule_export]
+    use crate::json::{Events, JsonRows, JsonScribe};
     #[pymodule_export]
     use crate::lsn::{lsn_format, lsn_parse};
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from pgflo.sinks.contract import Body
+
 log = structlog.get_logger("pgflo.sinks.postgres")
 
 T = TypeVar("T")
@@ -41,19 +42,6 @@ T = TypeVar("T")
 
 class NotAsExpectedError(Exception):
     """Normal mode met an error or a row count other than one: roll back, apply again carefully."""
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """One logical body of the change stream: the changes behind position `prev`, up to `end`."""
-
-    data: bytes | memoryview
-    prev: tuple[int, int]
-    end: tuple[int, int]
-    end_lsn: int
-    changes: int
-    is_closed: bool
-    """No transaction continues behind it."""
 
 
 class Applier:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
-    from pgflo.sinks.postgres.apply import Applier, Body
+    from pgflo.sinks.contract import Body
+    from pgflo.sinks.postgres.apply import Applier
     from pgflo.sinks.postgres.catalog import Table, UniqueKey
 
 Position = tuple[int, int]

@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from pgflo.broker.records import TableRecord
     from pgflo.rules.bind import Bound
     from pgflo.rules.destinations import Destined
+    from pgflo.sinks.contract import Ruled
     from pgflo.sinks.postgres.catalog import Table
-
-Ruled = tuple[int, int, int]
-"""What a rule did: its number, rows dropped, rows changed."""
 
 BINARY_TWINS = {1043: 25}
 """Types whose binary form is that of another: varchar, text."""

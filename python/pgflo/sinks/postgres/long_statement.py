@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from pgflo.errors import PgfloError
+import psycopg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import psycopg
     from psycopg.rows import TupleRow
 
 CANCEL_AGAIN_S = 1.0
 """A statement may end just when it is cancelled, and the next one begin."""
+
+CANCELS = 5
+"""A server that has not heard of it by then is not there."""
 
 
 async def to_its_end(
@@ -32,9 +34,22 @@ async def to_its_end(
     try:
         await asyncio.shield(work)
     except asyncio.CancelledError:
-        while not work.done():
-            await asyncio.to_thread(conn.cancel)
-            await asyncio.wait([work], timeout=CANCEL_AGAIN_S)
-        with contextlib.suppress(PgfloError):
-            work.result()
+        taking_back = asyncio.ensure_future(_take_back(conn, work))
+        # Whoever ends several things at once may cancel this more than once.
+        while not taking_back.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(taking_back)
         raise
+
+
+async def _take_back(conn: psycopg.Connection[TupleRow], work: asyncio.Future[None]) -> None:
+    for _ in range(CANCELS):
+        with contextlib.suppress(psycopg.Error):
+            await asyncio.to_thread(conn.cancel_safe, timeout=CANCEL_AGAIN_S)
+        await asyncio.wait([work], timeout=CANCEL_AGAIN_S)
+        if work.done():
+            break
+    else:
+        conn.close()
+    # Whatever it says was asked for.
+    await asyncio.gather(work, return_exceptions=True)

@@ -88,7 +88,8 @@ def prepare(
         to.end_former_runs(conn)
         found = find_tables(conn, tables)
         if rows and rows[0].incarnation == incarnation:
-            _renew(conn, to, tables, found, incarnation, not_empty)
+            reached = max(row.position for row in rows)
+            _renew(conn, to, tables, found, incarnation, reached, not_empty)
             return False
         with conn.transaction():
             _empty(conn, to, tables, found, not_empty)
@@ -187,9 +188,14 @@ def _renew(
     tables: Sequence[SourceTable],
     found: dict[int, Table],
     incarnation: uuid.UUID,
+    reached: tuple[int, int],
     not_empty: NotEmpty,
 ) -> None:
-    """Empty the tables whose copy is another one than the destination was made ready for."""
+    """Empty the tables whose copy is another one than the destination was made ready for.
+
+    `reached`: up to where changes are applied. Those of these tables go, so none may lie behind the
+    point from which they count.
+    """
     begun = {
         oid: _core.lsn_parse(snapshot)
         for oid, snapshot in conn.execute(
@@ -201,6 +207,12 @@ def _renew(
     stale = [t for t in tables if t.copied and begun.get(t.oid) != t.snapshot_lsn]
     if not stale:
         return
+    if passed := [t.label for t in stale if reached > (t.snapshot_lsn, 0)]:
+        raise PgfloError(
+            errors.SINK_CHAIN_GAP,
+            f"{', '.join(passed)} is to be copied as of before what this sink has applied",
+            hint="`pgflo replicate --restart` copies the group anew.",
+        )
     kept = {found[t.oid].oid for t in tables if t not in stale}
     if shared := [t.label for t in stale if found[t.oid].oid in kept]:
         raise PgfloError(

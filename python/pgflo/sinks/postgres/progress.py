@@ -20,13 +20,14 @@ The rules that make the effect exactly-once:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from pgflo import _core, errors
-from pgflo.errors import PgfloError
+from pgflo import _core
+from pgflo.sinks import contract
+from pgflo.sinks.contract import Progress
 
 if TYPE_CHECKING:
     import uuid
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
+    from pgflo.errors import PgfloError
     from pgflo.sinks.postgres.connection import Destination
 
 SCHEMA_STATEMENTS = (
@@ -85,23 +87,6 @@ WHERE_HELD = sql.SQL(
     "WHERE group_name = %s AND sink = %s AND shard = %s AND incarnation = %s"
     " AND fence = %s AND commit_lsn = %s AND ordinal = %s"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A taken progress row. `position` is what the shard has committed."""
-
-    shard: int
-    incarnation: uuid.UUID
-    commit_lsn: int
-    ordinal: int
-    end_lsn: int
-    fence: int
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """(commit_lsn, ordinal)."""
-        return self.commit_lsn, self.ordinal
 
 
 def create_schema(conn: psycopg.Connection[TupleRow]) -> None:
@@ -308,12 +293,7 @@ def spread(
 
 def superseded(to: Destination) -> PgfloError:
     """Say that another worker has taken the sink's progress row."""
-    return PgfloError(
-        errors.GROUP_SUPERSEDED,
-        f"another worker of sink {to.sink} has taken over group {to.group}",
-        group=to.group,
-        sink=to.sink,
-    )
+    return contract.superseded(to.group, to.sink)
 
 
 def _held(to: Destination, row: Progress) -> tuple[object, ...]:

@@ -11,7 +11,6 @@ that follows does it again. The table's lock comes before those of the rows, as 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -20,7 +19,7 @@ from pgflo import _core, errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres import progress
 from pgflo.sinks.postgres.connection import failure
-from pgflo.sinks.postgres.landing import Landed, Landing, Ruled, Target
+from pgflo.sinks.postgres.landing import Landed, Landing, Target
 
 if TYPE_CHECKING:
     import uuid
@@ -28,17 +27,8 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from pgflo.sinks.contract import Range, Ruled
     from pgflo.sinks.postgres.connection import Destination
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """One attempt at a range."""
-
-    oid: int
-    snapshot_lsn: int
-    range_no: int
-    attempt: int
 
 
 class RangeCopy:

@@ -32,10 +32,8 @@ A_STATEMENT = 500
 """Sequences that one statement moves."""
 
 FIND = """
-SELECT w.place - 1, c.oid::int8, n.nspname, c.relname, s.seqmin, s.seqmax,
-       pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-       AND pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
-       AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+SELECT w.place - 1, c.oid::int8, n.nspname, c.relname, s.seqmin, s.seqmax, p.may_set,
+       CASE WHEN p.may_set THEN pg_catalog.pg_sequence_last_value(c.oid) END
 FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
     WITH ORDINALITY AS w (schema, name, table_schema, table_name, column_name, place)
 CROSS JOIN LATERAL (
@@ -61,6 +59,11 @@ CROSS JOIN LATERAL (
 JOIN pg_catalog.pg_class c ON c.oid = f.oid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_sequence s ON s.seqrelid = c.oid
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+        AND pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
+        AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+) AS p (may_set)
 """
 """The sequence of the same column, whatever it is called; else the one of the same name."""
 
@@ -136,14 +139,23 @@ class Sequences:
         lacking = set(range(len(sequences))) - {row[0] for row in rows}
         for place in sorted(lacking):
             self._tell(sequences[place], "the destination has none of that name")
-        for place, oid, schema, name, least, most, may_set in rows:
+        for place, oid, schema, name, least, most, may_set, last_value in rows:
             wanted = sequences[place]
             if not may_set:
                 self._tell(wanted, "GRANT SELECT, UPDATE ON SEQUENCE … TO the --target-user")
             elif not least <= wanted.last_value <= most:
                 self._tell(wanted, "the source's value is beyond its MINVALUE or MAXVALUE here")
-            elif not wanted.cycles or self._put.get(wanted.label) != _state(wanted):
+            elif self._may_be_behind(wanted, last_value):
                 yield _Found(oid, schema, name, wanted)
+
+    def _may_be_behind(self, wanted: SourceSequence, last_value: int | None) -> bool:
+        """Whether it is worth a statement; `last_value` is none if no number was taken yet."""
+        if wanted.cycles:
+            return self._put.get(wanted.label) != _state(wanted)
+        if last_value is None:
+            return True
+        forward = wanted.last_value - last_value
+        return forward > 0 if wanted.increment > 0 else forward < 0
 
     def _tell(self, sequence: SourceSequence, why: str) -> None:
         if (sequence.label, why) not in self._told:

@@ -28,7 +28,7 @@ import structlog
 
 from pgflo import _core
 from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.apply import Applier, Body, NotAsExpectedError
+from pgflo.sinks.postgres.apply import Applier, NotAsExpectedError
 from pgflo.sinks.postgres.connection import failure, is_replica
 from pgflo.sinks.postgres.contention import repeated
 from pgflo.sinks.postgres.groups import GroupApplier
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from psycopg.rows import TupleRow
 
+    from pgflo.sinks.contract import Body, Progress
     from pgflo.sinks.postgres.connection import Destination
     from pgflo.sinks.postgres.groups import Scan
-    from pgflo.sinks.postgres.progress import Progress
 
 log = structlog.get_logger("pgflo.sinks.postgres")
 

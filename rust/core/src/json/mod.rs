@@ -1,0 +1,36 @@
+//! Changes and copied rows as JSON lines, for every sink that is not a database.
+//!
+//! Upstream: bodies of change envelopes, and COPY text rows, both as the source printed them.
+//! Downstream: sinks, which get a block of whole lines for a whole body. Values are what `to_jsonb(row)`
+//! of the server says, as JSON values; types that only the source knows (composite, enum, domain,
+//! extension) are their text.
+//!
+//! Invariant: a line is one JSON object, in UTF-8, and holds no line feed but its last byte; the same
+//! change gives the same line, whatever it came with.
+//!
+//! | file | what |
+//! |---|---|
+//! | `form` | type → form of its values |
+//! | `text`, `value`, `array` | one value |
+//! | `table` | what is the same for all lines of a table |
+//! | `moment` | time of a commit |
+//! | `lines` | a block of lines |
+//! | `changes` | a body → lines |
+//! | `rows` | COPY rows → lines |
+//! | `requests` | lines → what goes out together |
+
+mod array;
+mod changes;
+mod form;
+mod lines;
+mod moment;
+mod requests;
+mod rows;
+mod table;
+mod text;
+mod value;
+
+pub use changes::Scribe;
+pub use lines::{Lines, Mark};
+pub use requests::{Request, requests};
+pub use rows::{CopiedTable, RowScribe};

@@ -1,0 +1,154 @@
+"""Every sink keeps the contract: order, repeats, crashes, refusals, all operations, all types."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, LiteralString
+
+from psycopg import sql
+from tests.fix_sinks import fold, source_rows, wait_for
+from tests.property.type_values import VALUES
+
+if TYPE_CHECKING:
+    from tests.fix_sinks import AnySink
+    from tests.fix_stream import Stream
+
+TABLES = """
+CREATE TABLE t (id int PRIMARY KEY, n int, doc text);
+ALTER TABLE t ALTER doc SET STORAGE EXTERNAL;
+CREATE TABLE "Odd näme" ("the id" int PRIMARY KEY, v text);
+"""
+
+
+def make(stream: Stream, statements: LiteralString, *rows: LiteralString) -> None:
+    """Create tables on both sides; fill them at the source, which no change tells."""
+    for database in (stream.changes.source, stream.target):
+        database.execute(statements)
+    stream.changes.source.execute(*rows)
+    stream.changes.frames()
+
+
+async def copy(stream: Stream, table: str, *, ranges: int = 1) -> None:
+    """Publish the table's rows as ranges of the copy."""
+    oids = await stream.describe(table, ranges=ranges)
+    query = sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(table))
+    with stream.changes.source.connect().cursor().copy(query) as out:
+        rows = [bytes(row) for row in out]
+    size = -(-len(rows) // ranges)
+    for number in range(ranges):
+        some = rows[number * size : (number + 1) * size]
+        await stream.publish_range(oids[table], number, b"".join(some), len(some), body_bytes=1024)
+
+
+async def run(any_sink: AnySink) -> None:
+    code = await asyncio.to_thread(any_sink.run)
+    assert code == 0, any_sink.tail()
+
+
+async def test_rows_and_changes_of_every_kind_arrive_in_order(
+    any_sink: AnySink, stream: Stream
+) -> None:
+    # GIVEN copied rows, and changes of every kind behind them
+    fill = "INSERT INTO t SELECT n, n, repeat('x', n * 400) FROM generate_series(1, 20) n"
+    make(stream, TABLES, fill)
+    await copy(stream, "t", ranges=3)
+    source = stream.changes.source
+    source.execute(
+        "UPDATE t SET n = -n WHERE id % 2 = 0",  # leaves what is out of line unsent
+        "UPDATE t SET id = id + 100 WHERE id > 15",
+        "DELETE FROM t WHERE id = 3",
+        "BEGIN; INSERT INTO t VALUES (3, NULL, E'a\"b\\n\\\\'); UPDATE t SET n = 0 WHERE id = 3;"
+        " COMMIT",
+        'INSERT INTO "Odd näme" VALUES (1, $$é 🐘$$)',
+    )
+    await stream.publish(stream.changes.envelopes(target_body_bytes=300))
+    await run(any_sink)
+    for table, key in (("t", "id"), ("Odd näme", "the id")):
+        if any_sink.kind != "postgres" or table == "t":
+            assert any_sink.rows(table) == source_rows(source, table, key)
+    # WHEN it is started again, after a truncate and more
+    source.execute("TRUNCATE t", "INSERT INTO t VALUES (1, 1, 'new')")
+    await stream.publish(stream.changes.envelopes())
+    await run(any_sink)
+    # THEN it went on where it was
+    assert any_sink.rows("t") == source_rows(source, "t")
+    if any_sink.kind != "postgres":
+        events = any_sink.events()
+        assert len({event["id"] for event in events}) == len(events)
+        places = [(event["commit_lsn"], event["ordinal"]) for event in events]
+        as_numbers = [(int(lsn.replace("/", ""), 16), ordinal) for lsn, ordinal in places]
+        assert as_numbers == sorted(as_numbers)
+
+
+async def test_every_builtin_type_has_the_values_that_the_server_prints(
+    any_sink: AnySink, stream: Stream
+) -> None:
+    names = list(VALUES)
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}, {} {}[]").format(
+            sql.Identifier(name), sql.SQL(name), sql.Identifier(f"{name}[]"), sql.SQL(name)
+        )
+        for name in names
+    )
+    for database in (stream.changes.source, stream.target):
+        database.execute(sql.SQL("CREATE TABLE odd (id int PRIMARY KEY, {})").format(columns))
+    source = stream.changes.source
+
+    def insert(first: int, last: int) -> None:
+        for number in range(first, last):
+            cells = []
+            for name in names:
+                value = VALUES[name][number % len(VALUES[name])]
+                cells.append(sql.SQL("{}::{}").format(value, sql.SQL(name)))
+                both = sql.SQL("{}::text[]::{}[]").format([value, None], sql.SQL(name))
+                cells.append(both)
+            row = sql.SQL("INSERT INTO odd VALUES ({}, {})").format(
+                sql.Literal(number), sql.SQL(", ").join(cells)
+            )
+            source.execute(row)
+
+    for database in (source, stream.target):
+        database.execute("SET timezone = 'UTC'")
+    insert(0, 6)
+    stream.changes.frames()
+    await copy(stream, "odd")
+    insert(6, 12)
+    await stream.publish(stream.changes.envelopes())
+    await run(any_sink)
+    assert any_sink.rows("odd") == source_rows(source, "odd")
+
+
+async def test_a_crash_between_write_and_acknowledgement_loses_and_changes_nothing(
+    any_sink: AnySink, stream: Stream
+) -> None:
+    make(stream, TABLES)
+    for number in range(40):
+        stream.changes.source.execute(
+            sql.SQL("INSERT INTO t SELECT {} * 50 + n, n FROM generate_series(1, 50) n").format(
+                sql.Literal(number)
+            )
+        )
+    envelopes = stream.changes.envelopes(target_body_bytes=500)
+    await stream.publish(envelopes)
+    # WHEN the worker dies as soon as something has arrived, and once more
+    for _ in range(2):
+        process = any_sink.start("--epoch-bytes", "64kB")
+        await asyncio.to_thread(wait_for, any_sink.seen, "a first change")
+        process.kill()
+        await asyncio.to_thread(process.wait)
+    await run(any_sink)
+    # THEN every change is there, once where that is promised, and the same each time
+    assert any_sink.rows("t") == source_rows(stream.changes.source, "t")
+    if any_sink.kind != "postgres":
+        events = any_sink.events()
+        assert (len(events) == 2000) or not any_sink.is_exact
+        firsts = list({event["id"]: event for event in events}.values())
+        assert fold(firsts, "t") == source_rows(stream.changes.source, "t")
+
+
+async def test_a_value_of_50_megabytes_arrives(any_sink: AnySink, stream: Stream) -> None:
+    make(stream, TABLES)
+    stream.changes.source.execute("INSERT INTO t VALUES (1, 1, repeat('0123456789', 5000000))")
+    await stream.publish(stream.changes.envelopes())
+    await run(any_sink)
+    assert any_sink.rows("t") == source_rows(stream.changes.source, "t")
