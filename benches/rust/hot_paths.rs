@@ -341,64 +341,6 @@ fn json_rows(rows: Vec<u8>) -> Result<usize, CoreError> {
     Ok(lines.data.len())
 }
 
-/// A filter that passes every row, and a mask and a regular expression for one text of each.
-fn rule_set(filtered: &str, masked: &str) -> RuleSet {
-    let rule = |column: &str, action| Rule {
-        table: None,
-        column: column.to_owned(),
-        operations: Operations::ALL,
-        action,
-        label: column.to_owned(),
-    };
-    let rules = vec![
-        rule(
-            filtered,
-            Action::Filter {
-                operator: Operator::Gte,
-                value: Some("0".to_owned()),
-                allow_empty_deletes: None,
-            },
-        ),
-        rule(
-            masked,
-            Action::Mask {
-                mask_char: '*',
-                allow_key: false,
-            },
-        ),
-        rule(
-            masked,
-            Action::Regex {
-                pattern: r"^(\*+)$".to_owned(),
-                replace: "<$1>".to_owned(),
-                allow_key: false,
-            },
-        ),
-    ];
-    // What stands for a document is a text as well.
-    let text = TypeHint {
-        base_oid: 25,
-        is_enum: false,
-        is_string: true,
-    };
-    RuleSet::new(Spec {
-        rules,
-        types: [(3802, text)].into(),
-        ..Spec::default()
-    })
-}
-
-#[library_benchmark]
-#[bench::pgbench(envelope_of(&pgbench()), rule_set("bid", "filler"), PGBENCH_CHANGES)]
-#[bench::inserts(envelope_of(&inserts()), rule_set("id", "payload"), INSERTED_ROWS)]
-fn rewrite(envelope: Vec<u8>, rules: RuleSet, changes: u64) -> Result<u64, CoreError> {
-    let mut rewriter = Rewriter::new(rules);
-    let rewritten = rewriter.rewrite(black_box(body_of(&envelope)), start(), start())?;
-    assert_eq!(rewritten.changes, changes);
-    assert!(rewritten.body.is_some(), "the rules concern the stream");
-    Ok(rewritten.changes)
-}
-
 library_benchmark_group!(
     name = hot_paths,
     benchmarks = [
