@@ -351,7 +351,6 @@ library_benchmark_group!(
         replay,
         split,
         net_effect,
-        rewrite,
         json_changes,
         json_rows,
         rewrite
