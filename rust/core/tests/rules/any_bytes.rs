@@ -134,7 +134,7 @@ fn check(spec: Spec, body: &[u8]) {
         while let Ok(step) = net.run() {
             match step {
                 NetStep::Relation(relation, _) => {
-                    net.answer(relation.oid, slow(&relation)).unwrap()
+                    net.answer(relation.oid, slow(&relation)).unwrap();
                 }
                 NetStep::Done => {
                     assert_eq!(net.changes(), rewritten.changes);
