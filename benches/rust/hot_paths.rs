@@ -351,9 +351,9 @@ library_benchmark_group!(
         replay,
         split,
         net_effect,
-        rewrite,
         json_changes,
-        json_rows
+        json_rows,
+        rewrite
     ]
 );
 main!(library_benchmark_groups = hot_paths);

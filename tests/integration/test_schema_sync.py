@@ -259,7 +259,8 @@ async def test_chinook_is_the_same_on_both_sides(source: Database, target: Datab
     told = []
     # WHEN they are made without rows, over more connections than there are cores
     await sync_before_rows(to, Wanted(source.dsn, uuid.uuid4(), tables))
-    await AfterRows(to, 6, lambda total, done: told.append((total, done))).run()
+    after_rows = AfterRows(to, 6, lambda total, done: told.append((total, done)))
+    assert await after_rows.run(is_one_state=True, may_differ=False) == 0
     # THEN pg_dump sees no difference, and every part was told
     assert dumped(target) == dumped(source)
     assert told[-1][0] == told[-1][1] == len(told) - 1

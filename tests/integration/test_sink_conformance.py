@@ -6,10 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, LiteralString
 
 from psycopg import sql
-from tests.fix_sinks import fold, source_rows, wait_for
+from tests.fix_sinks import fold, parse, source_rows, wait_for
 from tests.property.type_values import VALUES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.fix_sinks import AnySink
     from tests.fix_stream import Stream
 
@@ -152,3 +154,59 @@ async def test_a_value_of_50_megabytes_arrives(any_sink: AnySink, stream: Stream
     await stream.publish(stream.changes.envelopes())
     await run(any_sink)
     assert any_sink.rows("t") == source_rows(stream.changes.source, "t")
+
+
+RULES = """
+tables:
+  users:
+    - {type: transform, column: email, parameters: {type: mask}}
+    - {type: filter, column: age, parameters: {operator: gte, value: 18}}
+    - {type: exclude_column, column: ssn}
+"""
+ROUTING = """
+people: {source_table: users, destination_table: people,
+  column_mappings: [{source: email, destination: mail}]}
+again: {source_table: users, destination_table: again}
+"""
+
+
+async def test_rules_and_routes_hold_for_copied_rows_and_for_changes(
+    any_sink: AnySink, stream: Stream, tmp_path: Path
+) -> None:
+    source = stream.changes.source
+    source.execute(
+        "CREATE TABLE users (id int PRIMARY KEY, email text, age int, ssn text)",
+        "ALTER TABLE users REPLICA IDENTITY FULL",
+        "INSERT INTO users SELECT n, 'mail' || n, n, 'secret' FROM generate_series(1, 40) n",
+    )
+    stream.target.execute(
+        "CREATE TABLE people (id int PRIMARY KEY, mail text, age int)",
+        "CREATE TABLE again (id int PRIMARY KEY, email text, age int)",
+    )
+    stream.changes.frames()
+    for name, text in (("rules", RULES), ("routing", ROUTING)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        any_sink.flags += [f"--{name}-config", str(tmp_path / f"{name}.yaml")]
+    await copy(stream, "users", ranges=2)
+    source.execute(
+        "UPDATE users SET age = age + 1 WHERE id < 30",  # 17 comes in
+        "UPDATE users SET age = 1 WHERE id = 30",  # 30 goes out
+        "DELETE FROM users WHERE id = 31",
+    )
+    await stream.publish(stream.changes.envelopes())
+    await run(any_sink)
+    wanted = sql.SQL(
+        "SELECT to_jsonb(r)::text FROM (SELECT id, left(email, 1) ||"
+        " repeat('*', length(email) - 2) || right(email, 1) AS {}, age FROM users"
+        " WHERE age >= 18) r"
+    )
+    for table, column in (("people", "mail"), ("again", "email")):
+        rows = [parse(text) for (text,) in source.rows(wanted.format(sql.Identifier(column)))]
+        found = list(any_sink.rows(table).values())
+        assert sorted(found, key=lambda row: int(row["id"])) == sorted(
+            rows, key=lambda row: int(row["id"])
+        )
+    if any_sink.kind != "postgres":
+        events = any_sink.events()
+        assert len({event["id"] for event in events}) == len(events)
+        assert b"secret" not in b"".join(str(event).encode() for event in events)

@@ -295,7 +295,8 @@ async def test_a_role_that_may_not_switch_foreign_keys_off_gets_one_shard(
         await stream.run_to_end(shards=4, once=True)
     finally:
         stream.target.execute('DROP SCHEMA pgflo CASCADE; DROP OWNED BY "Plain"; DROP ROLE "Plain"')
-    assert "one shard" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    told = capsys.readouterr()
+    assert "one shard" in re.sub(r"\s+", " ", told.out + told.err)
     assert_equal(stream, "t")
 
 

@@ -121,7 +121,7 @@ def test_keys_come_before_what_needs_them_and_lock_their_tables() -> None:
         4: Stage.AFTER_KEYS,
         5: Stage.KEYS,
         6: Stage.KEYS,
-        7: Stage.AFTER_KEYS,
+        7: Stage.FOREIGN_KEYS,
         8: Stage.AFTER_KEYS,
     }
     assert parts[7].tables == (1, 2)

@@ -20,7 +20,7 @@ import structlog
 
 from pgflo.broker.pull import DELIVERY_OVERHEAD_BYTES, HEARTBEAT_S, SILENCE_S, Pull
 from pgflo.broker.steady import FIRST_PATIENCE_S, SteadyStream
-from pgflo.broker.stored import StreamState, is_missing, is_taken, message_at
+from pgflo.broker.stored import StreamState, is_missing, is_taken, is_unmade, message_at
 from pgflo.errors import BROKER_GAP, PgfloError
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ MAX_BYTES = 8 * 1024 * 1024
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 """Between two beginnings of which the first brought nothing."""
+
+MOST_UNMADE = 10
+"""Times in a row that the broker may fail to make the consumer. While another one of the name is
+being made or removed it does; a disk that refuses goes on doing so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,8 @@ class Consumer:
         self._ready: deque[Message] = deque()
         self._ready_bytes = 0
         self._acks: deque[tuple[int, str]] = deque()
+        self._unmade = 0
+        """Failures in a row to make it."""
         self._arrived = asyncio.Event()
         self._trouble = asyncio.Event()
         self._why = ""
@@ -120,7 +126,7 @@ class Consumer:
             await self._pull.make(first, patience_s=FIRST_PATIENCE_S)
         except PgfloError as error:
             await self._pull.close()
-            if not is_taken(error):
+            if not (is_taken(error) or is_unmade(error)):
                 raise
             self._doubt(error.detail)
         except BaseException:
@@ -229,8 +235,10 @@ class Consumer:
         self._acks.clear()
         try:
             await self._pull.make(self._last_seq + 1, patience_s=math.inf)
+            self._unmade = 0
         except PgfloError as error:
-            if not (is_missing(error) or is_taken(error)):
+            self._unmade = self._unmade + 1 if is_unmade(error) else 0
+            if not (is_missing(error) or is_taken(error) or 0 < self._unmade < MOST_UNMADE):
                 raise
             # The stream is going just now, which the next look tells; or somebody else reads under
             # our name, like a worker that was taken for dead: the one who goes on tries again.

@@ -26,6 +26,7 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 CONSUMER_EXISTS = 10148
+CONSUMER_UNMADE = 10012
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def is_missing(error: PgfloError) -> bool:
         CONSUMER_NOT_FOUND,
         MESSAGE_NOT_FOUND,
     )
+
+
+def is_unmade(error: PgfloError) -> bool:
+    """Whether a consumer could not be made: the disk refuses, or one of its name is just going."""
+    return error.kind is BROKER_REFUSED and error.context.get("err_code") == CONSUMER_UNMADE
 
 
 def is_taken(error: PgfloError) -> bool:

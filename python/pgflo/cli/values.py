@@ -196,6 +196,9 @@ def replicate(values: Values) -> s.ReplicateSettings:
 def worker(values: Values, kind: str = "postgres") -> s.WorkerSettings:
     """Give all that a worker needs. Raises USAGE for what is missing."""
     is_postgres = kind == "postgres"
+    epoch_bytes = values.get(o.EPOCH_BYTES)
+    if kind == "webhook" and not values.is_set(o.EPOCH_BYTES):
+        epoch_bytes = s.DEFAULT_WEBHOOK_EPOCH_BYTES
     return s.WorkerSettings(
         group=values.get(o.GROUP),
         sink=values.get(o.SINK) or kind,
@@ -206,7 +209,7 @@ def worker(values: Values, kind: str = "postgres") -> s.WorkerSettings:
         webhook=_webhook(values) if kind == "webhook" else None,
         nats=nats(values),
         retry=retry(values),
-        epoch_bytes=values.get(o.EPOCH_BYTES),
+        epoch_bytes=epoch_bytes,
         batch_rows=values.get(o.BATCH_SIZE),
         rules_config=values.get(o.RULES_CONFIG),
         routing_config=values.get(o.ROUTING_CONFIG),

@@ -45,6 +45,9 @@ DEFAULT_BROKER_SYNC_HORIZON_S = 150.0
 DEFAULT_EPOCH_BYTES = 16 * MIB
 """Changes applied in one destination transaction when the worker is behind."""
 
+DEFAULT_WEBHOOK_EPOCH_BYTES = KIB * 256
+"""The same for webhooks, where each change takes long: what a crash makes us post again."""
+
 DEFAULT_BATCH_ROWS = 250_000
 """Changes after which a destination transaction ends at the next commit. The more there are, the
 more of them fall together into one row; memory is bounded by the bytes above."""

@@ -7,7 +7,9 @@ work on one table, and when `AfterRows.run` returns every part of the plan is ma
 
 All of it comes before the first change. An index that is made while changes are applied would hold
 them up or be held up by them; and a foreign key can be checked in the state that the copy leaves,
-which the source was in, but not between two shards that stand apart.
+which the source was in, but not between two shards that stand apart. Where the copy leaves no such
+state, since tables were copied at several times, foreign keys wait for a pause after the changes up
+to the latest of them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import structlog
 
+from pgflo.errors import PgfloError
 from pgflo.schema import ledger
 from pgflo.schema.plan import Stage
 from pgflo.sinks.postgres.connection import failure
@@ -52,6 +55,14 @@ async def before_rows(to: Destination) -> None:
     finally:
         conn.close()
     log.info("tables made at the destination, and what they need", objects=len(parts))
+
+
+VIOLATED = "23503"
+"""SQLSTATE of a foreign key that rows violate."""
+
+
+def _is_for_one_state(part: Part) -> bool:
+    return part.stage is Stage.FOREIGN_KEYS
 
 
 async def tell_unfinished(to: Destination) -> None:
@@ -91,15 +102,25 @@ class AfterRows:
         self._open: set[int] = set()
         """Numbers of the parts that wait or are worked on."""
         self._done = self._total = 0
+        self._may_differ = False
         self._told_at = time.monotonic()
         self._changed = asyncio.Condition()
 
-    async def run(self) -> None:
-        """Make every part that is left. Raises `PgfloError`; done parts stay done."""
+    async def run(self, *, is_one_state: bool, may_differ: bool) -> int:
+        """Make every part that is left. Raises `PgfloError`; done parts stay done.
+
+        Foreign keys only if all tables stand at one time; gives how many have to wait for that.
+        `may_differ`: a foreign key that the rows violate is told, and left to the next start.
+        """
         started_at = time.monotonic()
-        self._waiting, self._done = await asyncio.to_thread(_open_parts, self._to)
+        self._may_differ = may_differ
+        left, self._done = await asyncio.to_thread(_open_parts, self._to)
+        self._waiting = [part for part in left if is_one_state or not _is_for_one_state(part)]
+        held_back = len(left) - len(self._waiting)
+        if held_back:
+            log.info("foreign keys wait until all tables stand at one time", parts=held_back)
         if not self._waiting:
-            return
+            return held_back
         self._open = {part.number for part in self._waiting}
         count = len(self._waiting)
         self._total = self._done + count
@@ -109,13 +130,19 @@ class AfterRows:
         await all_of(*(self._lane(number) for number in range(lanes)))
         seconds = round(time.monotonic() - started_at, 1)
         log.info("indexes and constraints made", parts=count, seconds=seconds)
+        return held_back
 
     async def _lane(self, number: int) -> None:
         conn = await asyncio.to_thread(ledger.connect, self._to, f"schema{number}")
         try:
             while (part := await self._next()) is not None:
                 started_at = time.monotonic()
-                await to_its_end(conn, ledger.make, conn, self._to, [part])
+                try:
+                    await to_its_end(conn, ledger.make, conn, self._to, [part])
+                except PgfloError as error:
+                    if not (self._may_differ and error.context.get("sqlstate") == VIOLATED):
+                        raise
+                    log.warning("a foreign key is left to the next start", cause=error.detail)
                 await self._finish(part, time.monotonic() - started_at)
         finally:
             conn.close()

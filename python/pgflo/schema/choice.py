@@ -32,7 +32,9 @@ PARTS = frozenset(
         "ROW SECURITY",
     }
 )
-"""What belongs to a table: the archive has only tables that are needed, so these all come along."""
+"""What belongs to tables, and comes along when all of those do."""
+
+TABLE = "TABLE"
 
 COMMENT = "COMMENT"
 CAST = "CAST"
@@ -48,7 +50,8 @@ def choose(
     wanted = [
         entry.id
         for entry in archive.values()
-        if entry.kind in PARTS or (entry.class_oid, entry.oid) in needed
+        if (entry.class_oid, entry.oid) in needed
+        or (entry.kind in PARTS and _is_of(tables_of(entry, archive), archive, needed))
     ]
     chosen = _closed(archive, (number for number in wanted if number not in refused))
     chosen |= {
@@ -66,6 +69,27 @@ def choose(
         and not entry.name.startswith("EXTENSION ")
     }
     return [entry for entry in archive.values() if entry.id in chosen]
+
+
+def tables_of(entry: Entry, archive: Mapping[int, Entry]) -> set[int]:
+    """Give the tables that a part works on: those it needs, and those of the parts it needs."""
+    found: set[int] = set()
+    open_ = [number for number in entry.after if number in archive]
+    while open_:
+        needed = archive[open_.pop()]
+        if needed.kind == TABLE:
+            found.add(needed.id)
+        elif needed.kind in PARTS:
+            open_ += [number for number in needed.after if number in archive]
+    return found
+
+
+def _is_of(
+    tables: set[int], archive: Mapping[int, Entry], needed: Collection[tuple[int, int]]
+) -> bool:
+    return bool(tables) and all(
+        (archive[table].class_oid, archive[table].oid) in needed for table in tables
+    )
 
 
 def _closed(archive: Mapping[int, Entry], wanted: Iterable[int]) -> set[int]:

@@ -4,7 +4,8 @@ Upstream: `sync` stores a plan, `build` carries it out. Downstream: the destinat
 Invariant: a part is marked as done in the transaction that makes it. Whoever comes later, or comes
 a second time after it was thought dead, waits for that transaction and finds the mark.
 
-A plan of no parts is a row too (number 0), so that "nothing to do" is told from "not planned yet".
+A plan has a first row (number 0) with the OIDs of the source's tables that it is for, so that
+"nothing to do" is told from "not planned yet", and a table that joins the group is noticed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pgflo.sinks.postgres.connection import failure, is_replica, kind_of
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from psycopg.rows import TupleRow
 
@@ -66,14 +67,16 @@ def connect(to: Destination, role: str) -> psycopg.Connection[TupleRow]:
     return conn
 
 
-def is_planned(conn: psycopg.Connection[TupleRow], to: Destination, incarnation: uuid.UUID) -> bool:
-    """Whether the incarnation has its plan."""
-    found = conn.execute(
-        "SELECT FROM pgflo.schema_parts"
+def planned_tables(
+    conn: psycopg.Connection[TupleRow], to: Destination, incarnation: uuid.UUID
+) -> frozenset[int] | None:
+    """Give the source's tables that the incarnation's plan is for; None without a plan."""
+    row = conn.execute(
+        "SELECT tables FROM pgflo.schema_parts"
         " WHERE group_name = %s AND sink = %s AND number = %s AND incarnation = %s",
         (to.group, to.sink, HEADLINE, incarnation),
-    )
-    return found.rowcount > 0
+    ).fetchone()
+    return None if row is None else frozenset(row[0])
 
 
 def unfinished(conn: psycopg.Connection[TupleRow], to: Destination) -> frozenset[str]:
@@ -90,32 +93,45 @@ def store(
     conn: psycopg.Connection[TupleRow],
     to: Destination,
     incarnation: uuid.UUID,
+    planned: frozenset[int] | None,
+    tables: Collection[int],
     parts: Sequence[Part],
 ) -> None:
-    """Replace the plan of a former incarnation; leave one of this incarnation as it is."""
+    """Put a plan for these tables in place of a former incarnation's, or behind `planned`.
+
+    Does nothing if that is not what stands there any more: then somebody else was faster.
+    """
     with conn.transaction():
         # Two workers that plan at the same time do it one after the other.
         conn.execute("LOCK TABLE pgflo.schema_parts IN SHARE ROW EXCLUSIVE MODE")
-        if is_planned(conn, to, incarnation):
+        if planned_tables(conn, to, incarnation) != planned:
             return
-        conn.execute(
-            "DELETE FROM pgflo.schema_parts WHERE group_name = %s AND sink = %s",
-            (to.group, to.sink),
-        )
+        ids = (to.group, to.sink)
+        if planned is None:
+            conn.execute("DELETE FROM pgflo.schema_parts WHERE group_name = %s AND sink = %s", ids)
+        row = conn.execute(
+            "SELECT COALESCE(max(number), 0), COALESCE(max(place), 0) FROM pgflo.schema_parts"
+            " WHERE group_name = %s AND sink = %s",
+            ids,
+        ).fetchone()
+        last_number, last_place = row or (0, 0)
         conn.execute(
             "INSERT INTO pgflo.schema_parts VALUES"
-            " (%s, %s, %s, %s, 0, 0, '', '', '{}', '{}', false, clock_timestamp())",
-            (to.group, to.sink, HEADLINE, incarnation),
+            " (%s, %s, %s, %s, 0, 0, '', '', '{}', %s, false, clock_timestamp())"
+            " ON CONFLICT (group_name, sink, number) DO UPDATE SET tables = excluded.tables",
+            (*ids, HEADLINE, incarnation, sorted(tables)),
         )
         conn.cursor().executemany(
             "INSERT INTO pgflo.schema_parts VALUES"
             " (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)",
             [
                 (
-                    *(to.group, to.sink, part.number, incarnation, int(part.stage), place),
-                    *(part.label, part.text, list(part.after), list(part.tables), part.exclusive),
+                    *(*ids, last_number + part.number, incarnation, int(part.stage)),
+                    *(last_place + place, part.label, part.text),
+                    [last_number + number for number in part.after],
+                    *(list(part.tables), part.exclusive),
                 )
-                for place, part in enumerate(parts)
+                for place, part in enumerate(parts, 1)
             ],
         )
 
@@ -179,7 +195,11 @@ def _make(conn: psycopg.Connection[TupleRow], part: Part) -> None:
         if part.stage is Stage.BEFORE_ROWS and error.diag.message_primary:
             # There are no rows yet that it could quote.
             told = f"{error.diag.message_primary} ({told})"
-        raise PgfloError(_kind(error), f"cannot make {part.label}: {told}") from None
+        raise PgfloError(
+            _kind(error),
+            f"cannot make {part.label}: {told}",
+            sqlstate=error.sqlstate or "",
+        ) from None
 
 
 def _kind(error: psycopg.Error) -> Kind:

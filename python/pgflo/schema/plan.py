@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pgflo import errors
 from pgflo.errors import PgfloError
-from pgflo.schema.choice import COMMENT
+from pgflo.schema.choice import COMMENT, TABLE, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,9 @@ class Stage(IntEnum):
     KEYS = 1
     """Unique indexes and the constraints over them: what changes find their rows by."""
     AFTER_KEYS = 2
-    """Other indexes, foreign keys, triggers, policies."""
+    """Other indexes, triggers, policies."""
+    FOREIGN_KEYS = 3
+    """Checked by the rows of two tables, which have to stand at one time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,13 @@ class Part:
     """Whether nothing else may work on them at the same time."""
 
 
+FOREIGN_KEY = "FK CONSTRAINT"
+
 AFTER_ROWS = frozenset(
     {
         "CONSTRAINT",
         "CHECK CONSTRAINT",
-        "FK CONSTRAINT",
+        FOREIGN_KEY,
         "INDEX",
         "INDEX ATTACH",
         "STATISTICS",
@@ -71,7 +75,7 @@ OF_A_TABLE = frozenset({"DEFAULT", "TABLE ATTACH"})
 """Properties that a table is made with. An identity column's sequence is another."""
 
 TEXT_IS_TOLD = AFTER_ROWS - {"TRIGGER", "RULE", "POLICY"} | {
-    "TABLE",
+    TABLE,
     "TYPE",
     "DOMAIN",
     "SEQUENCE",
@@ -93,11 +97,15 @@ def key(entry: Entry) -> str:
 
 
 def make_plan(
-    wanted: Sequence[Entry], there: Iterable[Entry], unfinished: Collection[str]
+    wanted: Sequence[Entry],
+    there: Iterable[Entry],
+    unfinished: Collection[str],
+    settled: Collection[int] = (),
 ) -> list[Part]:
     """Give the parts that the destination lacks.
 
-    `unfinished` are labels that a former plan would have made. Raises `PgfloError` SCHEMA_DIFFERS
+    `unfinished` are labels that a former plan would have made, `settled` the numbers of entries
+    that one of this incarnation has dealt with. Raises `PgfloError` SCHEMA_DIFFERS
     with all differences.
     """
     present = {key(entry): entry for entry in there}
@@ -105,6 +113,8 @@ def make_plan(
     differences = []
     missing: list[Entry] = []
     for entry in wanted:
+        if entry.id in settled:
+            continue
         found = present.get(key(entry))
         if entry.kind == COMMENT and any(key(by_id[n]) in present for n in entry.after):
             continue
@@ -130,7 +140,7 @@ def _belongs_to(entry: Entry, by_id: Mapping[int, Entry], present: Collection[st
     if entry.kind == "SEQUENCE OWNED BY":
         return any(key(owner) in present for owner in owners)
     if entry.kind in OF_A_TABLE or is_identity(entry):
-        tables = [owner for owner in owners if owner.kind == "TABLE"]
+        tables = [owner for owner in owners if owner.kind == TABLE]
         return bool(tables) and all(key(table) in present for table in tables)
     return False
 
@@ -141,7 +151,7 @@ def is_identity(entry: Entry) -> bool:
 
 
 def _meaning(entry: Entry) -> str:
-    return NAMED_NOT_NULL.sub("", entry.text) if entry.kind == "TABLE" else entry.text
+    return NAMED_NOT_NULL.sub("", entry.text) if entry.kind == TABLE else entry.text
 
 
 def _difference(wanted: Entry, found: Entry) -> str:
@@ -171,7 +181,7 @@ def _parts(missing: Sequence[Entry], by_id: Mapping[int, Entry]) -> Iterator[Par
             label=entry.label,
             text=entry.text,
             after=tuple(number for number in entry.after if number in stages),
-            tables=tuple(sorted(_tables(entry, by_id))),
+            tables=tuple(sorted(tables_of(entry, by_id))),
             exclusive=entry.kind not in ("INDEX", "STATISTICS"),
         )
 
@@ -179,20 +189,9 @@ def _parts(missing: Sequence[Entry], by_id: Mapping[int, Entry]) -> Iterator[Par
 def _stage(entry: Entry, stages: Mapping[int, Stage]) -> Stage:
     if entry.kind == "CONSTRAINT" or entry.text.startswith("CREATE UNIQUE INDEX "):
         return Stage.KEYS
+    if entry.kind == FOREIGN_KEY:
+        return Stage.FOREIGN_KEYS
     needed = [stages[number] for number in entry.after if number in stages]
     if entry.kind in ("INDEX ATTACH", COMMENT):
         return max(needed, default=Stage.BEFORE_ROWS)
     return Stage.AFTER_KEYS if entry.kind in AFTER_ROWS else Stage.BEFORE_ROWS
-
-
-def _tables(entry: Entry, by_id: Mapping[int, Entry]) -> set[int]:
-    """Give the tables that it works on: those it needs, and those of the indexes it needs."""
-    found: set[int] = set()
-    open_ = [number for number in entry.after if number in by_id]
-    while open_:
-        needed = by_id[open_.pop()]
-        if needed.kind == "TABLE":
-            found.add(needed.id)
-        elif needed.kind in AFTER_ROWS:
-            open_ += [number for number in needed.after if number in by_id]
-    return found

@@ -2,8 +2,9 @@
 
 Upstream: the worker, when it takes the sink over. Downstream: `needs`, `dump`, `choice`, `plan`,
 `ledger`, `build`.
-Invariant: the source is asked once for each incarnation. From then on the plan at the destination
-says what is left, whatever becomes of the source or of this process.
+Invariant: the source is asked once for each incarnation, and again when tables join the group. From
+then on the plan at the destination says what is left, whatever becomes of the source or of this
+process.
 """
 
 from __future__ import annotations
@@ -81,20 +82,23 @@ async def sync_before_rows(to: Destination, wanted: Wanted) -> None:
     SCHEMA_OTHER_SOURCE; and the failures of both servers.
     """
 
-    def is_planned(conn: psycopg.Connection[TupleRow]) -> bool:
+    def look(conn: psycopg.Connection[TupleRow]) -> frozenset[int] | None:
         progress.create_schema(conn)
-        return ledger.is_planned(conn, to, wanted.incarnation)
+        return ledger.planned_tables(conn, to, wanted.incarnation)
 
     def store(conn: psycopg.Connection[TupleRow]) -> None:
-        ledger.store(conn, to, wanted.incarnation, parts)
+        tables = (planned or frozenset()).union(wanted.tables)
+        ledger.store(conn, to, wanted.incarnation, planned, tables, parts)
 
-    if not await asyncio.to_thread(_ask, to, "cannot look for the plan of the schema", is_planned):
-        parts = await _plan(to, wanted)
+    planned = await asyncio.to_thread(_ask, to, "cannot look for the plan of the schema", look)
+    if planned is None or not planned.issuperset(wanted.tables):
+        parts = await _plan(to, wanted, planned or frozenset())
         await asyncio.to_thread(_ask, to, "cannot store the plan of the schema", store)
     await build.before_rows(to)
 
 
-async def _plan(to: Destination, wanted: Wanted) -> list[Part]:
+async def _plan(to: Destination, wanted: Wanted, planned: frozenset[int]) -> list[Part]:
+    """Plan for the wanted tables; what those planned before need is not looked at again."""
     source = Server(wanted.source, "source", errors.SCHEMA_SOURCE)
     target = Server(to.conninfo, "destination", errors.SCHEMA_TARGET)
     there = await asyncio.to_thread(_ask, to, "cannot look at the destination", partial(_look, to))
@@ -103,6 +107,7 @@ async def _plan(to: Destination, wanted: Wanted) -> list[Part]:
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             await _check_tables(conn, wanted)
             needs = await of_source(conn, list(wanted.tables))
+            before = await of_source(conn, list(planned))
             row = await (await conn.execute("SELECT pg_catalog.pg_export_snapshot()")).fetchone()
         except psycopg.Error as error:
             raise source_failure(error, "reading what the tables need") from None
@@ -111,10 +116,11 @@ async def _plan(to: Destination, wanted: Wanted) -> list[Part]:
         snapshot = row[0] if row else None
         archive = await dump(programs, source, needs.excluded, snapshot)
     entries = choose(archive, needs.objects, needs.left_out)
+    settled = {entry.id for entry in choose(archive, before.objects, before.left_out)}
     _tell(archive, needs)
     others = patterns(name for name in there.relations if name not in needs.names)
     present = await dump(programs, target, others)
-    parts = make_plan(entries, present.values(), there.unfinished)
+    parts = make_plan(entries, present.values(), there.unfinished, settled)
     log.info(
         "schema of the source read",
         objects=len(entries),

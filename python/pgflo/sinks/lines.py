@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from pgflo.rules.bind import Bound
     from pgflo.sinks.contract import Body, Ranges, Start
 
-FULL = "f"
-"""Replica identity that sends whole old rows; the key is then known from the table's record."""
 
 Open = Callable[[Opening], Outlet]
 
@@ -47,6 +45,7 @@ class LineSink:
     keeps_position: bool = False
     """Whether the outlet does."""
     keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """By OID, for tables that send whole old rows: changes do not tell what their key is."""
     snapshots: Mapping[int, int] = field(default_factory=dict)
     spec: Spec = NOTHING
 
@@ -73,7 +72,7 @@ class LineSink:
         keys = {
             to.oid: to.here(table.key)
             for table in start.tables
-            if table.identity == FULL and table.key
+            if table.key
             for to in destined(table, start.bound)
         }
         sink = replace(

@@ -11,16 +11,14 @@ import uuid
 from typing import TYPE_CHECKING, NoReturn
 
 from pgflo.rules.destinations import destined
-from pgflo.schema.build import AfterRows, tell_unfinished
 from pgflo.schema.sync import Wanted, sync_before_rows
-from pgflo.sinks.postgres import progress
-from pgflo.sinks.postgres.analyze import analyze
 from pgflo.sinks.postgres.sink import PostgresSink
-from pgflo.sinks.postgres.tables import sink_tables
+from pgflo.worker.completion import Completion
 from pgflo.worker.sequences import Sequences
-from pgflo.worker.tables import is_copied
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pgflo.broker.record import Record
     from pgflo.config.settings import WorkerSettings
     from pgflo.rules.bind import Bound
@@ -35,8 +33,16 @@ class Care:
     async def before_rows(self, view: View) -> None:
         """Make what rows need, before the sink is taken over."""
 
-    async def complete(self, view: View, report: Report) -> None:
-        """Do what comes between the last range and the first change, unless it was done before."""
+    async def complete(self, view: View, report: Report, loaded: Collection[int]) -> None:
+        """Do what comes between the last range and the first change, unless it was done before.
+
+        `loaded`: source oids of tables that got rows in this life.
+        """
+
+    @property
+    def pause_lsn(self) -> int | None:
+        """Where changes are to be halted for `complete` of another life; None: nowhere."""
+        return None
 
     async def begin(self, view: View) -> None:
         """Set what follows the source, before the first change."""
@@ -48,6 +54,12 @@ class Care:
 
     async def finish(self, report: Report) -> None:
         """Do it for the last time."""
+
+    async def make_rest(self) -> None:
+        """Do what had to wait, as far as it can be done where the changes end."""
+
+    async def pause(self) -> None:
+        """Let go of everything before another life."""
 
 
 class DatabaseCare(Care):
@@ -67,6 +79,7 @@ class DatabaseCare(Care):
         self._record = record
         self._group_view = group_view
         self._sequences: Sequences | None = None
+        self._completion: Completion | None = None
 
     async def before_rows(self, view: View) -> None:
         """Bring the schema, if that is wanted."""
@@ -81,17 +94,15 @@ class DatabaseCare(Care):
             incarnation = uuid.UUID(view.group.incarnation)
             await sync_before_rows(self._to, Wanted(source, incarnation, names))
 
-    async def complete(self, view: View, report: Report) -> None:
+    async def complete(self, view: View, report: Report, loaded: Collection[int]) -> None:
         """Make indexes and the like; analyse what was loaded."""
-        if self._settings.schema_source is not None:
-            await AfterRows(self._to, self._settings.copy_writers, report.parts).run()
-        else:
-            await tell_unfinished(self._to)
-        if is_copied(view) and not await asyncio.to_thread(self._is_complete):
-            report.phase("analyzing")
-            largest_first = sorted(view.tables.values(), key=lambda table: -table.bytes)
-            tables = sink_tables(largest_first, self._bound, copied=True)
-            await analyze(self._to, tables, self._settings.copy_writers)
+        self._completion = Completion(self._settings, self._to, view, self._bound, report)
+        await self._completion.run(loaded)
+
+    @property
+    def pause_lsn(self) -> int | None:
+        """Where foreign keys can be made that had to wait."""
+        return None if self._completion is None else self._completion.pause_lsn
 
     async def begin(self, view: View) -> None:
         """Set sequences."""
@@ -112,9 +123,15 @@ class DatabaseCare(Care):
         if self._sequences is not None:
             await self._sequences.finish(report)
 
-    def _is_complete(self) -> bool:
-        with self._to.connect("worker") as conn:
-            return progress.is_streaming(conn, self._to)
+    async def make_rest(self) -> None:
+        """Make foreign keys that had to wait."""
+        if self._completion is not None and self.pause_lsn is not None:
+            await self._completion.make_schema()
+
+    async def pause(self) -> None:
+        """Close the connection for sequences."""
+        if self._sequences is not None:
+            await self._sequences.close()
 
 
 def care_of(

@@ -85,6 +85,8 @@ class CopyLanes:
         self._lane_seqs = dict(report.lane_seqs)
         """Told behind the ranges: a sink may have no other ledger than their record."""
         self._changed = asyncio.Event()
+        self.loaded: set[int] = set()
+        """Tables that got rows by now."""
 
     async def run(self) -> None:
         """Copy until every table is complete. Raises `PgfloError`; open ranges are rolled back."""
@@ -175,6 +177,7 @@ class CopyLanes:
                 if message.is_new:
                     ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
                     ranges[message.range_no] = message.rows
+                    self.loaded.add(message.oid)
                     self._untold.add(message.oid)
                     self._report.ruled(message.rules)
                 self._lane_seqs[message.lane] = message.seq

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgflo.worker")
 
+LOOK_S = 1.0
+
 SHORTEST_PAUSE_S = 0.25
 """Between two updates of the record."""
 
@@ -153,6 +155,13 @@ class Report:
         self._change(
             replace(self._told, phase="indexing", schema_parts=total, schema_parts_done=done)
         )
+
+    async def reached(self, lsn: int | None) -> None:
+        """Return when everything up to `lsn` is applied; never for None."""
+        while True:
+            if lsn is not None and self._told.end_lsn >= lsn:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def run(self) -> None:
         """Write the record whenever it changes. Never returns."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 import uuid
 from functools import partial
 from typing import TYPE_CHECKING
@@ -56,6 +57,9 @@ log = structlog.get_logger("pgflo.worker")
 GROUP_LOOK_S = 0.5
 """Pause between two looks for a group that does not exist yet."""
 
+
+PAUSE_AGAIN_S = 60.0
+"""Between two pauses."""
 
 GOODBYE_S = 2.0
 """How long the last word to the group may take."""
@@ -110,6 +114,8 @@ class Worker:
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
+        self._paused_at: float | None = None
+        """When changes were last halted for what needs all tables to stand at one time."""
         self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
         """What the record said when the destination was made ready for the present life."""
 
@@ -166,7 +172,11 @@ class Worker:
                 self._bound,
                 whole_only=self._whole_only,
             )
-            await first_of(streaming.run(stop), care.follow())
+            if not await self._stream(streaming, report, care, stop):
+                await care.pause()
+                return False
+        if not stop.is_set():
+            await care.make_rest()
         await care.finish(report)
         await self._say_goodbye("stopped" if stop.is_set() else "done")
         return True
@@ -187,6 +197,7 @@ class Worker:
         if self._bound is not None:
             report.titles = self._bound.spec.titles
         report.compiled(digests(self._bound, view.tables.values()))
+        loaded: set[int] = set()
         if is_copied(view):
             names = Names(self._settings.group, incarnation)
             lanes = CopyLanes(
@@ -200,8 +211,9 @@ class Worker:
                 self._bound,
             )
             await first_of(lanes.run(), report.run())
+            loaded = lanes.loaded
         care = care_of(self._to, self._settings, self._record, group_view, self._bound)
-        await watched_task(self._to, care.complete(view, report), report)
+        await watched_task(self._to, care.complete(view, report, loaded), report)
         start_streaming = partial(self._to.start_streaming, view.group.start_lsn)
         await watched(self._to, start_streaming, report)
         await care.begin(view)
@@ -247,6 +259,35 @@ class Worker:
             incarnation=view.group.incarnation,
         )
         return taken
+
+    async def _stream(
+        self, streaming: Streaming, report: Report, care: Care, stop: asyncio.Event
+    ) -> bool:
+        """Apply changes; False for a pause, after which another life begins."""
+        halt = asyncio.Event()
+
+        async def run() -> None:
+            await first_of(streaming.run(halt), care.follow())
+
+        async def ask_to_halt() -> None:
+            await first_of(stop.wait(), self._wait_for_pause(report, care))
+            halt.set()
+
+        running, asking = asyncio.ensure_future(run()), asyncio.ensure_future(ask_to_halt())
+        try:
+            await running
+        finally:
+            for task in (running, asking):
+                task.cancel()
+            await asyncio.gather(running, asking, return_exceptions=True)
+        return stop.is_set() or not halt.is_set()
+
+    async def _wait_for_pause(self, report: Report, care: Care) -> None:
+        if self._paused_at is not None:
+            # Shards stood apart in the last pause.
+            await asyncio.sleep(self._paused_at + PAUSE_AGAIN_S - time.monotonic())
+        await report.reached(care.pause_lsn)
+        self._paused_at = time.monotonic()
 
     async def _superseded(self) -> None:
         await self._lease.lost.wait()

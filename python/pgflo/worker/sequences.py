@@ -96,6 +96,10 @@ class Sequences:
         except PgfloError as error:
             log.debug("sequences are not read", cause=error.detail)
         await self.set()
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
         await asyncio.to_thread(self._close)
 
     async def _wait_for_news(self, limit_s: float) -> None:

@@ -70,7 +70,7 @@ SCHEMA_STATEMENTS = (
     """CREATE TABLE IF NOT EXISTS pgflo.schema_parts (
         group_name text, sink text, number int, incarnation uuid NOT NULL, stage int NOT NULL,
         place int NOT NULL, label text NOT NULL, statements text NOT NULL, needs int[] NOT NULL,
-        tables int[] NOT NULL, exclusive bool NOT NULL, done_at timestamptz,
+        tables bigint[] NOT NULL, exclusive bool NOT NULL, done_at timestamptz,
         PRIMARY KEY (group_name, sink, number)
     )""",
 )
@@ -226,6 +226,21 @@ def is_streaming(conn: psycopg.Connection[TupleRow], to: Destination) -> bool:
         (to.group, to.sink),
     )
     return found.rowcount > 0
+
+
+def standing_lsn(conn: psycopg.Connection[TupleRow], to: Destination) -> int:
+    """Give the end of the last commit that is applied; 0 until `start_streaming`.
+
+    Also 0 while shards stand at different positions: then the destination is no state of the
+    source.
+    """
+    row = conn.execute(
+        "SELECT CASE WHEN count(DISTINCT (commit_lsn, ordinal)) = 1"
+        " THEN (min(end_lsn) - '0/0')::bigint ELSE 0 END"
+        " FROM pgflo.progress WHERE group_name = %s AND sink = %s",
+        (to.group, to.sink),
+    ).fetchone()
+    return row[0] if row is not None else 0
 
 
 def move(

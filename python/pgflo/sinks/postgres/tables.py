@@ -1,6 +1,7 @@
 """The group's tables as the PostgreSQL sink needs to know them.
 
-Upstream: table records of the group. Downstream: preparation, the copy, placement on shards.
+Upstream: table records of the group, and the rules that they go through. Downstream: preparation,
+the copy, placement on shards.
 """
 
 from __future__ import annotations

@@ -290,11 +290,12 @@ impl Place {
     }
 }
 
-/// Appends to an id which of several changes that were made of one it means; nothing for the first.
+/// Appends to an id which of several changes that were made of one it means: nothing for the first, then
+/// 2 and so on.
 pub(super) fn push_route(out: &mut Vec<u8>, route: u64) {
     if route > 0 {
         out.push(b':');
-        push_decimal(out, route);
+        push_decimal(out, route.saturating_add(1));
     }
 }
 

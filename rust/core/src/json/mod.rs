@@ -6,7 +6,8 @@
 //! extension) are their text.
 //!
 //! Invariant: a line is one JSON object, in UTF-8, and holds no line feed but its last byte; the same
-//! change gives the same line, whatever it came with.
+//! change gives the same line, whatever it came with. What routes make of one change is told apart by a
+//! number behind its id.
 //!
 //! | file | what |
 //! |---|---|

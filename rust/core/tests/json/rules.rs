@@ -245,3 +245,18 @@ fn rows_that_do_not_fit_their_table_or_do_not_end_are_refused() {
     open.feed(b"1\ta", &mut lines).unwrap();
     assert!(open.finish().is_err());
 }
+
+#[test]
+fn what_routes_make_of_one_change_have_ids_of_their_own() {
+    let body = begun()
+        .insert(OID, "1 a b")
+        .message(b"=")
+        .insert(OID, "1 a b")
+        .insert(OID, "2 a b");
+    let ids: Vec<String> = lines(&body)
+        .iter()
+        .filter_map(|line| line.get(7..)?.split('"').next().map(str::to_owned))
+        .collect();
+    let expected = ["0/64:1", "0/64:1:2", "0/64:2"].map(|id| format!("shop:5f0c9a12:{id}"));
+    assert_eq!(ids, expected);
+}
