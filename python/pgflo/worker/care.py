@@ -58,7 +58,7 @@ class Care:
     async def make_rest(self) -> None:
         """Do what had to wait, as far as it can be done where the changes end."""
 
-    async def pause(self) -> None:
+    async def end(self) -> None:
         """Let go of everything before another life."""
 
 
@@ -128,7 +128,7 @@ class DatabaseCare(Care):
         if self._completion is not None and self.pause_lsn is not None:
             await self._completion.make_schema()
 
-    async def pause(self) -> None:
+    async def end(self) -> None:
         """Close the connection for sequences."""
         if self._sequences is not None:
             await self._sequences.close()

@@ -114,6 +114,8 @@ class Worker:
         self._has_taken_over = False
         self._whole_only = False
         self._report: Report | None = None
+        self._care: Care | None = None
+        """That of the present life, which its end ends."""
         self._paused_at: float | None = None
         """When changes were last halted for what needs all tables to stand at one time."""
         self._basis: asyncio.Future[View] = asyncio.get_running_loop().create_future()
@@ -154,6 +156,14 @@ class Worker:
 
     async def _live(self, view: GroupView, stop: asyncio.Event) -> bool:
         """Live one life; True when the worker is done or was asked to stop."""
+        try:
+            return await self._live_through(view, stop)
+        finally:
+            care, self._care = self._care, None
+            if care is not None:
+                await care.end()
+
+    async def _live_through(self, view: GroupView, stop: asyncio.Event) -> bool:
         done = await first_of(self._prepare_and_copy(view), _none_when(stop))
         if done is None or stop.is_set():
             await self._say_goodbye("stopped")
@@ -173,7 +183,6 @@ class Worker:
                 whole_only=self._whole_only,
             )
             if not await self._stream(streaming, report, care, stop):
-                await care.pause()
                 return False
         if not stop.is_set():
             await care.make_rest()
@@ -213,6 +222,7 @@ class Worker:
             await first_of(lanes.run(), report.run())
             loaded = lanes.loaded
         care = care_of(self._to, self._settings, self._record, group_view, self._bound)
+        self._care = care
         await watched_task(self._to, care.complete(view, report, loaded), report)
         start_streaming = partial(self._to.start_streaming, view.group.start_lsn)
         await watched(self._to, start_streaming, report)

@@ -12,6 +12,7 @@ restarts an identity comes with the changes, after a reading that was taken late
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 import psycopg
@@ -52,6 +53,9 @@ class Sequences:
         self._view = view
         self._setter = Setter()
         self._conn: psycopg.Connection[TupleRow] | None = None
+        self._turn = threading.Lock()
+        """Whose turn it is to use the connection: a thread outlives the task that waited for it."""
+        self._is_over = False
         self._lsn = 0
 
     async def follow(self) -> NoReturn:
@@ -99,8 +103,12 @@ class Sequences:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
-        await asyncio.to_thread(self._close)
+        """Close the connection, if there is one: at once, or when the thread that uses it is done.
+
+        Nothing is set after that.
+        """
+        self._is_over = True
+        await asyncio.to_thread(self._close_when_over)
 
     async def _wait_for_news(self, limit_s: float) -> None:
         try:
@@ -123,9 +131,22 @@ class Sequences:
         return [_source_sequence(one) for chunk in chunks for one in chunk.sequences]
 
     def _advance(self, sequences: list[SourceSequence]) -> int:
-        if self._conn is None:
-            self._conn = self._to.connect("sequences")
-        return self._setter.advance(self._conn, sequences)
+        try:
+            with self._turn:
+                if self._is_over:
+                    return 0
+                if self._conn is None:
+                    self._conn = self._to.connect("sequences")
+                return self._setter.advance(self._conn, sequences)
+        finally:
+            self._close_when_over()
+
+    def _close_when_over(self) -> None:
+        if self._is_over and self._turn.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._turn.release()
 
     def _close(self) -> None:
         conn, self._conn = self._conn, None
