@@ -158,6 +158,7 @@ async def test_a_worker_goes_on_behind_a_barrier_inside_a_transaction(stream: St
     for _ in range(2):
         async with stream.worker(shards=3, epoch_bytes=64 * 1024) as task:
             # WHEN all shards have committed inside of it, and the worker ends
+            await stream.told(lambda sink: sink.phase == "streaming")
             await stream.until(lambda: stream.position() == inside, task)
         assert stream.target.value("SELECT max(end_lsn) < min(commit_lsn) FROM pgflo.progress")
     # THEN the next one takes the rest, and repeats nothing
