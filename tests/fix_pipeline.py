@@ -82,12 +82,13 @@ class Command:
         return self._process.poll()
 
     def children(self, title: str) -> list[psutil.Process]:
-        """Descendants whose process title contains `title`."""
+        """Descendants whose process title contains `title`; a fork server has none."""
         found = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    if title in " ".join(child.cmdline()):
+                    shown = " ".join(child.cmdline())
+                    if shown.startswith("pgflo ") and title in shown:
                         found.append(child)
         return found
 

@@ -42,7 +42,7 @@ def kill_one_of(sink: ToFile, chance: random.Random) -> None:
     time.sleep(chance.uniform(0, LONGEST_S))
     victims = [psutil.Process(process.pid)]
     children = victims[0].children(recursive=True)
-    victims += [child for child in children if "writer" in " ".join(child.cmdline())]
+    victims += [child for child in children if " writer " in " ".join(child.cmdline())]
     victim = chance.choice(victims)
     victim.kill()
     if victim.pid != process.pid:
