@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tests.fix_nats import NatsFactory
     from tests.fix_pipeline import Command, Pipeline
 
+# A factory of servers comes first among a test's arguments: what it made is stopped last, when the
+# commands that use it have ended.
+
 ROUNDS = 10 if os.environ.get("PGFLO_LONG") else 2
 """Kills per test: ten in the long run, two in every run."""
 
@@ -89,7 +92,7 @@ def test_writer_killed_while_streaming(
 
 
 def test_broker_killed_while_streaming(
-    pipeline: Pipeline, load: Load, chance: random.Random, nats_factory: NatsFactory
+    nats_factory: NatsFactory, pipeline: Pipeline, load: Load, chance: random.Random
 ) -> None:
     broker = nats_factory()
     pipeline.nats_url = broker.url
@@ -146,7 +149,7 @@ def test_replicator_killed_during_the_copy(
 
 
 def test_broker_killed_during_the_copy(
-    pipeline: Pipeline, load: Load, chance: random.Random, nats_factory: NatsFactory
+    nats_factory: NatsFactory, pipeline: Pipeline, load: Load, chance: random.Random
 ) -> None:
     broker = nats_factory()
     pipeline.nats_url = broker.url

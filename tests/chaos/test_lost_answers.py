@@ -135,10 +135,10 @@ def waiting_for_standby(target: Database) -> int | None:
 
 
 def test_lost_answer_to_publish_stores_nothing_twice(
-    pipeline: Pipeline,
-    load: Load,
     nats_factory: NatsFactory,
     tcp_proxy: ProxyFactory,
+    pipeline: Pipeline,
+    load: Load,
 ) -> None:
     # GIVEN a replicator whose way to the broker passes a proxy
     broker = nats_factory()
@@ -184,7 +184,7 @@ def test_lost_status_message_repeats_nothing(
 
 
 def test_broker_with_an_older_store_is_noticed_and_loses_nothing(
-    pipeline: Pipeline, load: Load, nats_factory: NatsFactory, tmp_path: Path
+    nats_factory: NatsFactory, pipeline: Pipeline, load: Load, tmp_path: Path
 ) -> None:
     # GIVEN a copy of the broker's store from some transactions ago
     broker = nats_factory()
