@@ -82,13 +82,14 @@ class Command:
         return self._process.poll()
 
     def children(self, title: str) -> list[psutil.Process]:
-        """Descendants whose process title contains `title`; a fork server has none."""
+        """Descendants whose process title contains `title`."""
         found = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                     shown = " ".join(child.cmdline())
-                    if shown.startswith("pgflo ") and title in shown:
+                    # A fork server names the modules that it has imported.
+                    if title in shown and "multiprocessing.forkserver" not in shown:
                         found.append(child)
         return found
 
