@@ -14,10 +14,11 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 from tests.fix_replicator import until
 
+from pgflo.broker.records import SequenceRecord
 from pgflo.config.settings import NatsSettings, WorkerSettings
 from pgflo.replicator import sequences as told
 from pgflo.sinks.postgres.connection import Destination
-from pgflo.sinks.postgres.sequences import Sequences, SourceSequence
+from pgflo.sinks.postgres.sequences import Sequences
 from pgflo.source import sequences as source_sequences
 from pgflo.source.connection import connect
 from pgflo.worker.run import run as run_worker
@@ -127,7 +128,7 @@ def test_a_sequence_moves_in_its_own_direction_only(
     )
     target.rows("SELECT setval('s', %s::int8, %s)", here)
     to = Destination(target.dsn, "g", "postgres", uuid.uuid4())
-    wanted = SourceSequence("public", "s", None, "", increment, cycles, *there)
+    wanted = SequenceRecord("public", "s", None, "", increment, cycles, *there)
     setter = Sequences()
     with to.connect("sequences") as conn:
         assert setter.advance(conn, [wanted]) == (here != then)
@@ -145,7 +146,7 @@ def test_what_cannot_be_set_is_told_once_and_the_rest_is_set(target: Database) -
         "CREATE SEQUENCE theirs",
     )
     to = Destination(target.dsn, "g", "postgres", uuid.uuid4())
-    base = SourceSequence("public", "x", None, "", 1, False, 100, True)
+    base = SequenceRecord("public", "x", None, "", 1, False, 100, True)
     wanted = [
         replace(base, name="t_id_seq", table=("public", "t"), column="id"),
         replace(base, name="small"),

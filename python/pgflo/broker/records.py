@@ -241,6 +241,11 @@ class SequenceRecord:
     is_called: bool
     """False: `last_value` is the number that comes next."""
 
+    @property
+    def label(self) -> str:
+        """schema.name, for people."""
+        return f"{self.schema}.{self.name}"
+
 
 @dataclass(frozen=True)
 class SequencesRecord(Stored):

@@ -54,7 +54,7 @@ class Sequences:
         self._tables = tables
         self._conninfo = conninfo
         self._conn: psycopg.AsyncConnection[Any] | None = None
-        self._told: tuple[source.SourceSequence, ...] | None = None
+        self._told: tuple[SequenceRecord, ...] | None = None
         self._warned: set[tuple[str, str]] = set()
 
     async def run(self, sinks: Sinks) -> NoReturn:
@@ -99,7 +99,7 @@ class Sequences:
             SequencesRecord(
                 self._incarnation,
                 reading.lsn,
-                [_record(one) for one in reading.sequences[first : first + A_CHUNK]],
+                list(reading.sequences[first : first + A_CHUNK]),
             )
             for first in range(0, max(1, len(reading.sequences)), A_CHUNK)
         ]
@@ -134,16 +134,3 @@ class Sequences:
                 sequence=f"{quote(schema)}.{quote(name)}",
                 hint="GRANT SELECT ON SEQUENCE …, and USAGE ON its SCHEMA, to the source's role.",
             )
-
-
-def _record(sequence: source.SourceSequence) -> SequenceRecord:
-    return SequenceRecord(
-        schema=sequence.schema,
-        name=sequence.name,
-        table=sequence.table,
-        column=sequence.column,
-        increment=sequence.increment,
-        cycles=sequence.cycles,
-        last_value=sequence.last_value,
-        is_called=sequence.is_called,
-    )

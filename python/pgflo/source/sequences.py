@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
+from pgflo.broker.records import SequenceRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -64,29 +66,12 @@ READS_A_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True)
-class SourceSequence:
-    """A sequence, and where it stands."""
-
-    oid: int
-    schema: str
-    name: str
-    table: tuple[str, str] | None
-    """Schema and name of the table that owns it."""
-    column: str
-    increment: int
-    cycles: bool
-    last_value: int
-    is_called: bool
-    """False: `last_value` is the number that comes next."""
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """All sequences at one time."""
 
     lsn: int
     """Every row that was committed before has its number covered."""
-    sequences: tuple[SourceSequence, ...]
+    sequences: tuple[SequenceRecord, ...]
     unreadable: tuple[tuple[str, str], ...]
     """Schema and name of those that the role may not read."""
 
@@ -111,8 +96,7 @@ async def read(conn: psycopg.AsyncConnection[Any], tables: Sequence[int]) -> Rea
     return Reading(
         lsn,
         tuple(
-            SourceSequence(
-                oid=oid,
+            SequenceRecord(
                 schema=schema,
                 name=name,
                 table=(table_schema, table_name) if table_name is not None else None,

@@ -21,7 +21,6 @@ import structlog
 from pgflo.broker.lease import is_held
 from pgflo.errors import PgfloError, describe
 from pgflo.sinks.postgres.sequences import Sequences as Setter
-from pgflo.sinks.postgres.sequences import SourceSequence
 
 if TYPE_CHECKING:
     from psycopg.rows import TupleRow
@@ -117,7 +116,7 @@ class Sequences:
         except TimeoutError:
             return
 
-    async def _read(self) -> list[SourceSequence]:
+    async def _read(self) -> list[SequenceRecord]:
         """Read what was told; nothing if that is of another incarnation, or older than before."""
         chunks = [
             chunk
@@ -128,9 +127,9 @@ class Sequences:
         if lsn < self._lsn:
             return []
         self._lsn = lsn
-        return [_source_sequence(one) for chunk in chunks for one in chunk.sequences]
+        return [one for chunk in chunks for one in chunk.sequences]
 
-    def _advance(self, sequences: list[SourceSequence]) -> int:
+    def _advance(self, sequences: list[SequenceRecord]) -> int:
         try:
             with self._turn:
                 if self._is_over:
@@ -152,16 +151,3 @@ class Sequences:
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.close()
-
-
-def _source_sequence(record: SequenceRecord) -> SourceSequence:
-    return SourceSequence(
-        schema=record.schema,
-        name=record.name,
-        table=record.table,
-        column=record.column,
-        increment=record.increment,
-        cycles=record.cycles,
-        last_value=record.last_value,
-        is_called=record.is_called,
-    )

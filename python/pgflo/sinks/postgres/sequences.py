@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
+    from pgflo.broker.records import SequenceRecord
+
 log = structlog.get_logger("pgflo.sinks.postgres")
 
 LOCK_TIMEOUT_MS = 500
@@ -69,33 +71,13 @@ CROSS JOIN LATERAL (
 
 
 @dataclass(frozen=True, slots=True)
-class SourceSequence:
-    """A sequence as the source has it."""
-
-    schema: str
-    name: str
-    table: tuple[str, str] | None
-    """Schema and name of the table that owns it."""
-    column: str
-    increment: int
-    cycles: bool
-    last_value: int
-    is_called: bool
-
-    @property
-    def label(self) -> str:
-        """schema.name, for people."""
-        return f"{self.schema}.{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
 class _Found:
     """A sequence of the destination that is to stand where one of the source does."""
 
     oid: int
     schema: str
     name: str
-    wanted: SourceSequence
+    wanted: SequenceRecord
 
 
 class Sequences:
@@ -106,7 +88,7 @@ class Sequences:
         self._put: dict[str, tuple[int, bool]] = {}
 
     def advance(
-        self, conn: psycopg.Connection[TupleRow], sequences: Sequence[SourceSequence]
+        self, conn: psycopg.Connection[TupleRow], sequences: Sequence[SequenceRecord]
     ) -> int:
         """Move those that are behind; give how many. Raises `psycopg.Error`."""
         conn.execute(
@@ -122,7 +104,7 @@ class Sequences:
         return moved
 
     def _find(
-        self, conn: psycopg.Connection[TupleRow], sequences: Sequence[SourceSequence]
+        self, conn: psycopg.Connection[TupleRow], sequences: Sequence[SequenceRecord]
     ) -> Iterator[_Found]:
         """Give what is to be looked at; say once what cannot be set."""
         owners = [sequence.table or ("", "") for sequence in sequences]
@@ -148,7 +130,7 @@ class Sequences:
             elif self._may_be_behind(wanted, last_value):
                 yield _Found(oid, schema, name, wanted)
 
-    def _may_be_behind(self, wanted: SourceSequence, last_value: int | None) -> bool:
+    def _may_be_behind(self, wanted: SequenceRecord, last_value: int | None) -> bool:
         """Whether it is worth a statement; `last_value` is none if no number was taken yet."""
         if wanted.cycles:
             return self._put.get(wanted.label) != _state(wanted)
@@ -157,13 +139,13 @@ class Sequences:
         forward = wanted.last_value - last_value
         return forward > 0 if wanted.increment > 0 else forward < 0
 
-    def _tell(self, sequence: SourceSequence, why: str) -> None:
+    def _tell(self, sequence: SequenceRecord, why: str) -> None:
         if (sequence.label, why) not in self._told:
             self._told.add((sequence.label, why))
             log.warning("a sequence is not set", sequence=sequence.label, why=why)
 
 
-def _state(sequence: SourceSequence) -> tuple[int, bool]:
+def _state(sequence: SequenceRecord) -> tuple[int, bool]:
     return sequence.last_value, sequence.is_called
 
 

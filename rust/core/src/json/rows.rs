@@ -13,6 +13,7 @@ use super::changes::{Scribe, push_route};
 use super::lines::{ID_START, Lines};
 use super::table::{Described, Table, id_name};
 use super::text::push_decimal;
+use crate::copy::text::push_unescaped;
 use crate::error::{DecodeError, Reason};
 use crate::lsn::Lsn;
 use crate::pgoutput::Cell;
@@ -186,32 +187,8 @@ fn unescape(row: &[u8], unescaped: &mut Vec<u8>) -> Vec<Option<(usize, usize)>> 
             continue;
         }
         let start = unescaped.len();
-        let mut rest = cell;
-        while let Some(at) = memchr(b'\\', rest) {
-            let (plain, escape) = rest.split_at_checked(at).unwrap_or_default();
-            unescaped.extend_from_slice(plain);
-            let Some(byte) = escape.get(1) else {
-                rest = &[];
-                unescaped.push(b'\\');
-                break;
-            };
-            unescaped.push(meaning(*byte));
-            rest = escape.get(2..).unwrap_or_default();
-        }
-        unescaped.extend_from_slice(rest);
+        push_unescaped(unescaped, cell);
         cells.push(Some((start, unescaped.len())));
     }
     cells
-}
-
-const fn meaning(byte: u8) -> u8 {
-    match byte {
-        b'b' => 0x08,
-        b'f' => 0x0C,
-        b'n' => b'\n',
-        b'r' => b'\r',
-        b't' => b'\t',
-        b'v' => 0x0B,
-        other => other,
-    }
 }

@@ -14,6 +14,7 @@ use super::filter::Unreadable;
 use super::program::Program;
 use super::rewrite::Counts;
 use crate::apply::Op;
+use crate::copy::text::{push_escaped, push_unescaped};
 use crate::error::{CoreError, EnvelopeError};
 use crate::pgoutput::Cell;
 
@@ -150,7 +151,7 @@ impl CopyRewriter {
                     _ => None,
                 };
                 match changed {
-                    Some(text) => escape(text, &mut piece.data),
+                    Some(text) => push_escaped(&mut piece.data, text),
                     None => piece.data.extend_from_slice(work.raw(row, *column)),
                 }
             }
@@ -185,7 +186,7 @@ impl Work {
             let is_plain = !is_touched || field == b"\\N" || memchr(b'\\', field).is_none();
             self.unescaped.push((!is_plain).then(|| {
                 let begin = self.plain.len();
-                unescape(field, &mut self.plain);
+                push_unescaped(&mut self.plain, field);
                 (begin, self.plain.len())
             }));
             self.fields.push((start, start + length));
@@ -211,44 +212,5 @@ impl Work {
                 None => Cell::Text(raw),
             }
         })
-    }
-}
-
-fn unescape(field: &[u8], out: &mut Vec<u8>) {
-    let mut rest = field;
-    while let Some(place) = memchr(b'\\', rest) {
-        let (before, from) = rest.split_at(place);
-        out.extend_from_slice(before);
-        let Some((letter, behind)) = from.get(1..).and_then(<[u8]>::split_first) else {
-            rest = &[];
-            break;
-        };
-        out.push(match letter {
-            b'b' => 8,
-            b't' => b'\t',
-            b'n' => b'\n',
-            b'v' => 11,
-            b'f' => 12,
-            b'r' => b'\r',
-            other => *other,
-        });
-        rest = behind;
-    }
-    out.extend_from_slice(rest);
-}
-
-fn escape(text: &[u8], out: &mut Vec<u8>) {
-    for byte in text {
-        let letter = match byte {
-            b'\\' => b'\\',
-            b'\t' => b't',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            _ => {
-                out.push(*byte);
-                continue;
-            }
-        };
-        out.extend_from_slice(&[b'\\', letter]);
     }
 }

@@ -3,6 +3,7 @@
 //! Both forms go through the input function of the column's type, as the text of a single statement
 //! does: what a value means does not depend on the way it takes.
 
+use crate::copy::text::{push_escaped, push_escaped_by};
 use crate::pgoutput::Cell;
 
 /// Between two cells of a COPY row.
@@ -19,7 +20,7 @@ pub(super) fn copy_cell(row: &mut Vec<u8>, cell: Cell<'_>, is_first: bool) -> bo
     }
     match cell {
         Cell::Null => row.extend_from_slice(COPY_NULL),
-        Cell::Text(text) => escaped(row, text, copy_escape),
+        Cell::Text(text) => push_escaped(row, text),
         Cell::Binary(_) | Cell::Unchanged => return false,
     }
     true
@@ -56,7 +57,7 @@ impl ArrayText {
             Cell::Text(text) if is_plain(text) => self.text.extend_from_slice(text),
             Cell::Text(text) => {
                 self.text.push(b'"');
-                escaped(&mut self.text, text, array_escape);
+                push_escaped_by(&mut self.text, text, array_escape);
                 self.text.push(b'"');
             }
             Cell::Binary(_) | Cell::Unchanged => return false,
@@ -79,39 +80,12 @@ fn is_plain(text: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'.'))
 }
 
-/// What stands for a byte that COPY would take for its own.
-const fn copy_escape(byte: u8) -> Option<u8> {
-    match byte {
-        b'\\' => Some(b'\\'),
-        b'\t' => Some(b't'),
-        b'\n' => Some(b'n'),
-        b'\r' => Some(b'r'),
-        _ => None,
-    }
-}
-
 /// What stands for a byte that would end a quoted element.
 const fn array_escape(byte: u8) -> Option<u8> {
     match byte {
         b'\\' | b'"' => Some(byte),
         _ => None,
     }
-}
-
-/// Appends text with a backslash and a letter for each byte that has one; what lies between in one go.
-fn escaped(out: &mut Vec<u8>, text: &[u8], escape: impl Fn(u8) -> Option<u8>) {
-    let mut rest = text;
-    while let Some(place) = rest.iter().position(|byte| escape(*byte).is_some()) {
-        let (before, from) = rest.split_at(place);
-        out.extend_from_slice(before);
-        let Some((byte, behind)) = from.split_first() else {
-            return;
-        };
-        out.push(b'\\');
-        out.extend(escape(*byte));
-        rest = behind;
-    }
-    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]

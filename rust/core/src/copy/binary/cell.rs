@@ -4,6 +4,7 @@
 //! does not write has no text.
 
 use super::{calendar, number};
+use crate::copy::text::push_escaped;
 
 /// A type whose binary form is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +78,9 @@ impl CellType {
             Self::Int4 => push_int(i32::from_be_bytes(whole(cell)?).into(), out),
             Self::Int8 => push_int(i64::from_be_bytes(whole(cell)?), out),
             Self::Oid => push_int(u32::from_be_bytes(whole(cell)?).into(), out),
-            Self::Text => push_escaped(cell, out),
+            Self::Text => push_escaped(out, cell),
             Self::Jsonb => match cell.split_first() {
-                Some((&JSONB_VERSION, text)) => push_escaped(text, out),
+                Some((&JSONB_VERSION, text)) => push_escaped(out, text),
                 _ => return None,
             },
             Self::Float4 => number::push_float4(f32::from_be_bytes(whole(cell)?), out),
@@ -142,36 +143,6 @@ pub(super) fn push_digits(mut value: u64, width: usize, out: &mut Vec<u8>) {
     if let Some(digits) = out.get_mut(begun..) {
         digits.reverse();
     }
-}
-
-/// Appends text; bytes that COPY takes for its own go behind a backslash.
-fn push_escaped(text: &[u8], out: &mut Vec<u8>) {
-    let mut rest = text;
-    while let Some(place) = rest.iter().position(|byte| escape(*byte).is_some()) {
-        let (before, from) = rest.split_at(place);
-        out.extend_from_slice(before);
-        let Some((byte, behind)) = from.split_first() else {
-            return;
-        };
-        out.push(b'\\');
-        out.extend(escape(*byte));
-        rest = behind;
-    }
-    out.extend_from_slice(rest);
-}
-
-/// What COPY writes behind the backslash in place of a byte.
-const fn escape(byte: u8) -> Option<u8> {
-    Some(match byte {
-        b'\\' => b'\\',
-        b'\t' => b't',
-        b'\n' => b'n',
-        b'\r' => b'r',
-        0x08 => b'b',
-        0x0b => b'v',
-        0x0c => b'f',
-        _ => return None,
-    })
 }
 
 /// Appends `\x` and two hexadecimal digits a byte; the backslash is escaped.
