@@ -10,6 +10,7 @@ import psutil
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
 from tests.fix_shards import assigned
 
@@ -235,3 +236,42 @@ async def test_writers_that_are_killed_leave_the_filtered_rows_of_the_source(
     expected = stream.changes.source.rows(MASKED.format(sql.SQL("tenant = 1")))
     assert stream.target.rows("TABLE users ORDER BY id") == expected
     assert len(expected) > 50
+
+
+TWICE = """
+first: {source_table: a, destination_table: a1}
+second: {source_table: a, destination_table: a2}
+third: {source_table: b, destination_table: b1}
+fourth: {source_table: b, destination_table: b2}
+"""
+ONCE_MORE = "more: {source_table: a, destination_table: a3}\n"
+
+
+async def test_a_route_that_is_added_during_the_copy_costs_no_other_table_its_rows(
+    stream: Stream, tmp_path: Path
+) -> None:
+    # GIVEN two tables that go to two destinations each, half copied
+    stream.changes.source.execute("CREATE TABLE a (n int)", "CREATE TABLE b (n int)")
+    for name in ("a1", "a2", "a3", "b1", "b2"):
+        stream.target.execute(sql.SQL("CREATE TABLE {} (n int)").format(sql.Identifier(name)))
+    stream.changes.frames()
+    oids = await stream.describe("a", "b", ranges=2)
+    for oid in oids.values():
+        await stream.publish_range(oid, 0, b"1\n2\n", 2)
+    path = written(tmp_path, TWICE, "routing.yaml")
+    async with stream.worker(routing_config=path) as task:
+        await stream.until(lambda: stream.target.value("SELECT count(*) FROM b2") == 2, task)
+        await stream.until(lambda: stream.target.value("SELECT count(*) FROM a2") == 2, task)
+    # WHEN a route is added
+    written(tmp_path, TWICE + ONCE_MORE, "routing.yaml")
+    for oid in oids.values():
+        await stream.publish_range(oid, 1, b"3\n4\n", 2)
+    with capture_logs() as logs:
+        async with stream.worker(routing_config=path):
+            await stream.told(lambda sink: sink.phase == "streaming")
+    # THEN the others have all rows, and the new destination is said to lack those of before
+    for name in ("a1", "a2", "b1", "b2"):
+        query = sql.SQL("SELECT n FROM {} ORDER BY n").format(sql.Identifier(name))
+        assert stream.target.rows(query) == [(1,), (2,), (3,), (4,)], name
+    late = [entry for entry in logs if entry["event"].startswith("routing sends rows to tables")]
+    assert [entry["tables"] for entry in late] == ["public.a3"]

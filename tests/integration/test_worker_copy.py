@@ -14,12 +14,15 @@ from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
 
 from pgflo import _core, errors
+from pgflo.broker.record import Record
 from pgflo.broker.records import ATTEMPTS_PER_RUN
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
     from tests.fix_stream import Stream
+
+    from pgflo.broker.records import CopiedRecord
 
 ROWS = 2000
 
@@ -329,3 +332,30 @@ async def test_copied_rows_and_changes_make_both_sides_equal(stream: Stream) -> 
     await stream.publish(stream.changes.envelopes())
     await stream.run_to_end(once=True)
     assert table_rows(stream.target, "t") == table_rows(source, "t")
+
+
+async def test_lanes_are_not_told_past_ranges_that_the_record_did_not_take(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a sink that has no ledger but the record, and a record that refuses a table once
+    stream.changes.source.execute("CREATE TABLE a (n int)", "CREATE TABLE b (n int)")
+    stream.changes.frames()
+    oids = await stream.describe("a", "b", ranges=1)
+    put, refusals = Record.put_copied, iter([True])
+
+    async def put_later(record: Record, copied: CopiedRecord) -> None:
+        if len(copied.ranges) > 0 and next(refusals, False):
+            raise PgfloError(errors.BROKER_UNREACHABLE, "away for a moment")
+        await put(record, copied)
+
+    monkeypatch.setattr(Record, "put_copied", put_later)
+    for oid in oids.values():
+        await stream.publish_range(oid, 0, b"1\n2\n", 2)
+    # WHEN the worker begins again after that
+    async with stream.worker(kind="stdout"):
+        await stream.told(lambda sink: sink.phase == "streaming")
+    # THEN it has every range, and knew so
+    copied = await stream.record.copied("postgres")
+    told = {oid: found.ranges for oid, found in copied.items()}
+    assert told == {oid: [0] for oid in oids.values()}
+    assert next(refusals, None) is None

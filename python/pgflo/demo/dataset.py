@@ -13,7 +13,6 @@ import psycopg
 
 ROWS = 1_000_000
 """Rows of the five tables; Chinook's come on top."""
-CHINOOK_SCHEMA = "chinook"
 TABLES = "public.*,chinook.*"
 
 DATABASE_LINES = re.compile(rb"^(?:DROP|CREATE) DATABASE\b[^;]*;|^\\c [^\n]*", re.MULTILINE)

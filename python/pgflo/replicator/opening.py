@@ -113,7 +113,11 @@ class Opening:
         if not lost and not group.joining and group.unfinished:
             snapshot = await self._share(group)
         if snapshot is not None:
-            await group.begin_run()
+            try:
+                await group.begin_run()
+            except BaseException:
+                await snapshot.close()  # else its holder would be kept for as long as we live
+                raise
             # Not under this snapshot, and not at the cost of what is copied under it.
             self.grows_later = bool(new)
             return True, snapshot

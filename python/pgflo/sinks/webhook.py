@@ -43,6 +43,9 @@ log = structlog.get_logger("pgflo.sinks.webhook")
 KEY_MARK = "whsec_"
 """How a secret begins whose rest is base64."""
 
+LONGEST_ASKED_S = 300.0
+"""A receiver that asks for a longer wait is asked again all the same: it may have meant a date."""
+
 ANSWER_BYTES = 500
 """So much of a refusal is shown."""
 
@@ -234,12 +237,13 @@ def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
 
 
 def wait_asked_s(retry_after: str | None) -> float:
-    """Read `Retry-After`: seconds, or a date; 0 for anything else."""
+    """Read `Retry-After`: seconds, or a date; 0 for anything else, and never more than is borne."""
     if retry_after is None:
         return 0.0
     if retry_after.strip().isdecimal():
-        return float(retry_after)
+        return min(float(retry_after), LONGEST_ASKED_S)
     try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+        left_s = parsedate_to_datetime(retry_after).timestamp() - time.time()
     except ValueError:
         return 0.0
+    return min(max(0.0, left_s), LONGEST_ASKED_S)

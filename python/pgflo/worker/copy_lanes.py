@@ -223,15 +223,20 @@ class CopyLanes:
 
     async def _tell_copied(self) -> None:
         view = await self._view.wait(lambda _: True)
-        untold, self._untold = self._untold, set()
         lane_seqs = dict(self._lane_seqs)
-        for oid in untold & set(view.tables):
+        for oid in self._untold & set(view.tables):
+            self._untold.discard(oid)
             snapshot_lsn = view.tables[oid].snapshot_lsn
             ranges = self._done.get((oid, snapshot_lsn), {})
             rows = sum(ranges.values())
-            await self._record.put_copied(
-                CopiedRecord(self._settings.sink, oid, sorted(ranges), rows, snapshot_lsn)
-            )
+            try:
+                await self._record.put_copied(
+                    CopiedRecord(self._settings.sink, oid, sorted(ranges), rows, snapshot_lsn)
+                )
+            except BaseException:
+                # Cut off or refused: lanes must not be told past what the record does not have.
+                self._untold.add(oid)
+                raise
         for lane, seq in lane_seqs.items():
             if seq > self._report.lane_seqs.get(lane, 0):
                 self._report.lane(lane, seq)

@@ -48,6 +48,9 @@ DRAIN_S = 20.0
 OPEN_LIMIT_S = 60.0
 """How long a transaction may stay open at the destination while nothing more of it comes."""
 
+LAYOUT_PATIENCE_S = 10.0
+"""How long the record may be behind the change stream before that is said, again and again."""
+
 WHOLE_LOOK_S = 1.0
 """Pause between two looks at whether the end of a transaction is in the stream."""
 
@@ -187,7 +190,7 @@ class Dispatcher:
             if _core.read_header(message.data, verify=False).layout > self._group.layout:
                 # Made when other tables were the group's: the record says so, and a new life
                 # begins with them. Until then nothing of it is applied.
-                await asyncio.Event().wait()
+                await self._wait_for_layout()
             header = epochs.put(message.data, message.seq)
             self._wake.set()
             if epochs.is_full:
@@ -196,6 +199,16 @@ class Dispatcher:
             is_whole = header.part + 1 == header.parts
             if self._goal is not None and is_whole and header.end_lsn >= self._goal:
                 await asyncio.Event().wait()  # what follows is beyond the ending
+
+    async def _wait_for_layout(self) -> NoReturn:
+        """Wait for the end of this life; say so if it does not come."""
+        while True:
+            await asyncio.sleep(LAYOUT_PATIENCE_S)
+            log.warning(
+                "changes wait for the group's record to name the tables that they belong to",
+                group=self._names.group,
+                hint="Look whether the replicator runs: `pgflo status --group GROUP`.",
+            )
 
     async def _send(self, epochs: Epochs) -> None:
         while True:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pgflo.rules.spec import Spec
-    from pgflo.sinks.contract import Body
-    from pgflo.worker.messages import Ruled
+    from pgflo.sinks.contract import Body, Ruled
 
 
 class Tally:

@@ -9,6 +9,7 @@ Invariant: it only looks. While the destination answers, nothing is asked of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -142,8 +143,25 @@ class LockWatch:
 
 
 async def watched(to: Sink | Destination, work: Callable[[], T], report: Report | None) -> T:
-    """Run in a thread what may wait at the destination; say for whom, if it takes long."""
-    return await watched_task(to, asyncio.to_thread(work), report)
+    """Run in a thread what may wait at the destination; say for whom, if it takes long.
+
+    Cancelled, it waits for the thread: what that does there must not go on beside what comes next.
+    """
+    return await watched_task(to, _undivided(work), report)
+
+
+async def _undivided(work: Callable[[], T]) -> T:
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        # Whoever ends several things at once may cancel this more than once.
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        if not running.cancelled() and (error := running.exception()) is not None:
+            log.debug("given up at the destination", cause=type(error).__name__)
+        raise
 
 
 async def watched_task(

@@ -10,19 +10,18 @@ are.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
 from pgflo import errors
 from pgflo.errors import Kind, PgfloError
 
+if TYPE_CHECKING:
+    from pgflo.sinks.contract import Ruled
+
 Row = tuple[int, int, int, int]
 """Another shard's progress row: (shard, fence, commit_lsn, ordinal)."""
-
-
-Ruled = tuple[int, int, int]
-"""What a rule did: its number, rows dropped, rows changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,6 +153,8 @@ class Worker:
             else:
                 if is_over:
                     return
+                # What the next life goes on from, where the record is all that remembers.
+                await self._tell_last()
 
     async def _live(self, view: GroupView, stop: asyncio.Event) -> bool:
         """Live one life; True when the worker is done or was asked to stop."""

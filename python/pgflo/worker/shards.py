@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Collection, Sequence
 
-    from pgflo.sinks.contract import Progress, Sink
+    from pgflo.sinks.contract import Progress, Ruled, Sink
     from pgflo.worker.epochs import Cut
-    from pgflo.worker.messages import Row, Ruled
+    from pgflo.worker.messages import Row
 
 LEVEL_S = 0.5
 """How long the row of a shard without changes stays behind. A commit each, so not with every epoch:

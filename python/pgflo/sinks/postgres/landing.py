@@ -172,8 +172,9 @@ class Landing:
         """End the COPY; tell what became of the rows."""
         if self._to_text is not None:
             self._to_text.finish()
-        if self._context is not None:
-            self._context.__exit__(None, None, None)
+        context, self._context = self._context, None
+        if context is not None:
+            context.__exit__(None, None, None)
             self._arrived_rows = self._cursor.rowcount
         if self._rewriter is None:
             return Landed(None, None, self._arrived_rows, [])

@@ -58,6 +58,13 @@ class SourceTable:
     """Consistent point of its copy."""
     takes_rows: bool = True
     """Whether copied rows go into it; routes may leave them out."""
+    source_oid: int | None = None
+    """The table's at the source, where `oid` is one that routing made up."""
+
+    @property
+    def origin(self) -> int:
+        """OID at the source, by which copies are remembered: made-up ones change with the rules."""
+        return self.oid if self.source_oid is None else self.source_oid
 
     @property
     def label(self) -> str:
@@ -159,13 +166,7 @@ def _empty(
     not_empty: NotEmpty,
 ) -> None:
     """Empty the tables that hold rows of a former incarnation; judge the others by `not_empty`."""
-    ours = {
-        row[0]
-        for row in conn.execute(
-            "SELECT destination FROM pgflo.copied_tables WHERE group_name = %s AND sink = %s",
-            (to.group, to.sink),
-        )
-    }
+    ours = _copied_tables(conn, to)
     filled = [table for table in tables if table.copied and table.takes_rows]
     targets = {found[table.oid].oid: found[table.oid] for table in filled}
     foreign = [
@@ -204,7 +205,8 @@ def _renew(
             (to.group, to.sink, incarnation),
         )
     }
-    stale = [t for t in tables if t.copied and begun.get(t.oid) != t.snapshot_lsn]
+    stale = [t for t in tables if t.copied and begun.get(t.origin) != t.snapshot_lsn]
+    _tell_late(conn, to, [t for t in tables if t.copied and t not in stale], found)
     if not stale:
         return
     if passed := [t.label for t in stale if reached > (t.snapshot_lsn, 0)]:
@@ -227,6 +229,34 @@ def _renew(
     log.info("tables are copied anew", tables=", ".join(table.label for table in stale))
 
 
+def _tell_late(
+    conn: psycopg.Connection[TupleRow],
+    to: Destination,
+    tables: Sequence[SourceTable],
+    found: dict[int, Table],
+) -> None:
+    """Warn of destinations that rules name since the copy began: they lack what is copied."""
+    filled = [table for table in tables if table.takes_rows]
+    known = _copied_tables(conn, to)
+    late = [table.label for table in filled if _label(found[table.oid]) not in known]
+    if late:
+        log.warning(
+            "routing sends rows to tables that it did not name when the copy began; they have no"
+            " rows of before",
+            tables=", ".join(late),
+            hint="`pgflo replicate --restart` copies the group anew.",
+        )
+
+
+def _copied_tables(conn: psycopg.Connection[TupleRow], to: Destination) -> set[str]:
+    """Give the destinations that hold copied rows of ours."""
+    rows = conn.execute(
+        "SELECT destination FROM pgflo.copied_tables WHERE group_name = %s AND sink = %s",
+        (to.group, to.sink),
+    )
+    return {row[0] for row in rows}
+
+
 def _remember(
     conn: psycopg.Connection[TupleRow],
     to: Destination,
@@ -237,7 +267,8 @@ def _remember(
     """Note which tables hold rows of ours, and of which copy; ranges of former copies go."""
     copied = [table for table in tables if table.copied]
     ids = {"group": to.group, "sink": to.sink, "incarnation": incarnation}
-    oids = {**ids, "oids": [table.oid for table in copied]}
+    snapshots = {table.origin: _core.lsn_format(table.snapshot_lsn) for table in copied}
+    oids = {**ids, "oids": list(snapshots)}
     conn.execute(
         "INSERT INTO pgflo.copied_tables (group_name, sink, destination, incarnation)"
         " SELECT %(group)s, %(sink)s, unnest(%(names)s::text[]), %(incarnation)s"
@@ -259,7 +290,7 @@ def _remember(
         " FROM unnest(%(oids)s::bigint[], %(snapshots)s::pg_lsn[]) AS c(oid, snapshot)"
         " ON CONFLICT (group_name, sink, relation_oid) DO UPDATE"
         " SET incarnation = excluded.incarnation, snapshot_lsn = excluded.snapshot_lsn",
-        {**oids, "snapshots": [_core.lsn_format(table.snapshot_lsn) for table in copied]},
+        {**oids, "snapshots": list(snapshots.values())},
     )
 
 

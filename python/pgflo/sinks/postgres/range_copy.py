@@ -88,6 +88,7 @@ class RangeCopy:
                 landed = landing.finish()
                 self._book(done, target, total_rows, landed)
             except (PgfloError, _core.CoreError):
+                landing.abandon()  # a COPY that still runs would take the ROLLBACK for a mistake
                 self._conn.execute("ROLLBACK")
                 raise
             self._conn.execute("COMMIT")

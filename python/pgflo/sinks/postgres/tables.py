@@ -35,6 +35,7 @@ def sink_tables(
             bounds=table.bounds if to.root is not None else "",
             snapshot_lsn=table.snapshot_lsn,
             takes_rows=to.takes_inserts,
+            source_oid=table.oid,
         )
         for table in tables
         for to in destined(table, bound)
