@@ -88,10 +88,11 @@ async def test_a_range_that_was_published_is_whole_and_a_kill_breaks_the_one_und
     lane = await LanePublisher.open(broker, names, broker.settings, window_bytes=256 * 1024)
     whole: list[int] = []
     broken: list[int] = []
+    enough = asyncio.Event()
 
     async def work() -> None:
         attempt = 0
-        while len(broken) < 3:
+        while not enough.is_set():
             attempt += 1
             try:
                 await publish_range(lane, names.copy_subject(0), attempt, 50, 20_000)
@@ -101,7 +102,7 @@ async def test_a_range_that_was_published_is_whole_and_a_kill_breaks_the_one_und
                 broken.append(attempt)
 
     working = asyncio.create_task(work())
-    while not working.done():
+    while len(broken) < 3:
         before = (await stream_state(broker, names.copy_stream)).last_seq
         await until_stored(broker, names.copy_stream, before + 60)
         ended = len(whole) + len(broken)
@@ -109,6 +110,7 @@ async def test_a_range_that_was_published_is_whole_and_a_kill_breaks_the_one_und
         await asyncio.to_thread(server.start)
         # Perhaps it has ended already, by what the kill did to it.
         await until_more(ended, whole, broken)
+    enough.set()
     await working
     stored = (await stream_state(broker, names.copy_stream)).last_seq
     got = await read_lane(broker, names, 0, stored)
