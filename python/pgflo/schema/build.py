@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -25,7 +26,7 @@ from pgflo.errors import PgfloError
 from pgflo.schema import ledger
 from pgflo.schema.plan import Stage
 from pgflo.sinks.postgres.connection import failure
-from pgflo.sinks.postgres.long_statement import to_its_end
+from pgflo.sinks.postgres.long_statement import session, to_its_end
 from pgflo.supervisor.race import all_of
 
 if TYPE_CHECKING:
@@ -47,13 +48,10 @@ async def before_rows(to: Destination) -> None:
     parts = [part for part in left if part.stage is Stage.BEFORE_ROWS]
     if not parts:
         return
-    conn = await asyncio.to_thread(ledger.connect, to, "schema")
-    try:
+    async with session(partial(ledger.connect, to, "schema")) as conn:
         for first in range(0, len(parts), PARTS_A_COMMIT):
             some = parts[first : first + PARTS_A_COMMIT]
             await to_its_end(conn, ledger.make, conn, to, some)
-    finally:
-        conn.close()
     log.info("tables made at the destination, and what they need", objects=len(parts))
 
 
@@ -133,8 +131,7 @@ class AfterRows:
         return held_back
 
     async def _lane(self, number: int) -> None:
-        conn = await asyncio.to_thread(ledger.connect, self._to, f"schema{number}")
-        try:
+        async with session(partial(ledger.connect, self._to, f"schema{number}")) as conn:
             while (part := await self._next()) is not None:
                 started_at = time.monotonic()
                 try:
@@ -144,8 +141,6 @@ class AfterRows:
                         raise
                     log.warning("a foreign key is left to the next start", cause=error.detail)
                 await self._finish(part, time.monotonic() - started_at)
-        finally:
-            conn.close()
 
     async def _next(self) -> Part | None:
         """Take the first part that may be begun; wait for one; None when none is left."""

@@ -7,10 +7,13 @@ Invariant: when one of these functions returns or raises, nothing it started is 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
 
 
 async def first_of(*works: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - whatever the first gives
@@ -34,3 +37,21 @@ async def all_of(*works: Coroutine[Any, Any, Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def undivided(work: Callable[[], T], drop: Callable[[T], object] | None = None) -> T:
+    """Run in a thread; when cancelled, wait for the thread: it must not go on beside what is next.
+
+    `drop` gets a result that nobody waits for any more. An error then is that of a given-up work.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        # Whoever ends several things at once may cancel this more than once.
+        while not running.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        if not running.cancelled() and running.exception() is None and drop is not None:
+            drop(running.result())
+        raise

@@ -9,7 +9,6 @@ Invariant: it only looks. While the destination answers, nothing is asked of it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -20,7 +19,7 @@ import structlog
 from pgflo.errors import PgfloError
 from pgflo.sinks.postgres.connection import Destination
 from pgflo.sinks.postgres.lock_waits import LockWait, StandbyWait, lock_waits, standby_waits
-from pgflo.supervisor.race import first_of
+from pgflo.supervisor.race import first_of, undivided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -147,21 +146,7 @@ async def watched(to: Sink | Destination, work: Callable[[], T], report: Report 
 
     Cancelled, it waits for the thread: what that does there must not go on beside what comes next.
     """
-    return await watched_task(to, _undivided(work), report)
-
-
-async def _undivided(work: Callable[[], T]) -> T:
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        # Whoever ends several things at once may cancel this more than once.
-        while not running.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([running])
-        if not running.cancelled() and (error := running.exception()) is not None:
-            log.debug("given up at the destination", cause=type(error).__name__)
-        raise
+    return await watched_task(to, undivided(work), report)
 
 
 async def watched_task(

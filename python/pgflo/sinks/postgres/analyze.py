@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,7 +18,7 @@ import structlog
 from psycopg import sql
 
 from pgflo.sinks.postgres.connection import failure
-from pgflo.sinks.postgres.long_statement import to_its_end
+from pgflo.sinks.postgres.long_statement import session, to_its_end
 from pgflo.sinks.postgres.prepare import find_tables
 from pgflo.supervisor.race import all_of
 
@@ -49,12 +50,9 @@ async def analyze(to: Destination, tables: Sequence[SourceTable], connections: i
     count = len(waiting)
 
     async def lane(number: int) -> None:
-        conn = await asyncio.to_thread(to.connect, f"analyze{number}")
-        try:
+        async with session(partial(to.connect, f"analyze{number}")) as conn:
             while waiting:
                 await to_its_end(conn, _analyze, conn, *waiting.popleft())
-        finally:
-            conn.close()
 
     await all_of(*(lane(number) for number in range(min(connections, count))))
     log.info("tables analysed", tables=count, seconds=round(time.monotonic() - started_at, 1))

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from pgflo.supervisor.race import undivided
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from psycopg.rows import TupleRow
 
@@ -22,6 +24,18 @@ CANCEL_AGAIN_S = 1.0
 
 CANCELS = 5
 """A server that has not heard of it by then is not there."""
+
+
+@contextlib.asynccontextmanager
+async def session(
+    connect: Callable[[], psycopg.Connection[TupleRow]],
+) -> AsyncIterator[psycopg.Connection[TupleRow]]:
+    """Connect in a thread, and close in any case, also if the task ends before it is connected."""
+    conn = await undivided(connect, psycopg.Connection.close)
+    try:
+        yield conn
+    finally:
+        conn.close()
 
 
 async def to_its_end(
