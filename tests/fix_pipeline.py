@@ -18,15 +18,16 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import psutil
 import psycopg
 import pytest
 from psycopg import sql
+from tests.processes import descendants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import psutil
     from tests.fix_postgres import Database
 
 LIMIT_S = 60.0
@@ -83,15 +84,7 @@ class Command:
 
     def children(self, title: str) -> list[psutil.Process]:
         """Descendants whose process title contains `title`."""
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    shown = " ".join(child.cmdline())
-                    # A fork server names the modules that it has imported.
-                    if title in shown and "multiprocessing.forkserver" not in shown:
-                        found.append(child)
-        return found
+        return descendants(title, self.pid)
 
     def kill(self) -> None:
         """Kill -9 the command itself, as the kernel's memory killer would."""

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from psycopg import sql
 from tests.fix_sinks import committed, source_rows, wait_end, wait_for
+from tests.processes import descendants
 
 from pgflo.sinks.file import manifest
 
@@ -41,8 +42,7 @@ def kill_one_of(sink: ToFile, chance: random.Random) -> None:
         wait_for(lambda: sink.log.read_text().count("applying changes") > before, "changes")
     time.sleep(chance.uniform(0, LONGEST_S))
     victims = [psutil.Process(process.pid)]
-    children = victims[0].children(recursive=True)
-    victims += [child for child in children if " writer " in " ".join(child.cmdline())]
+    victims += descendants(" writer ", process.pid)
     victim = chance.choice(victims)
     victim.kill()
     if victim.pid != process.pid:
@@ -102,7 +102,7 @@ async def test_a_full_disk_is_told_and_when_there_is_room_it_goes_on(
     )
 
     def limit(size_bytes: int) -> None:
-        for one in (worker, *worker.children(recursive=True)):
+        for one in (worker, *descendants(of=worker)):
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(
                     one.pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY)

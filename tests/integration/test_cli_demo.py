@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from tests.fix_pipeline import eventually
+from tests.processes import descendants, is_gone
 
 from pgflo.errors import Exit
 
@@ -45,21 +46,20 @@ def demo(base: Path, *flags: str) -> subprocess.Popen[str]:
 
 def everything(running: subprocess.Popen[str]) -> list[psutil.Process]:
     """Wait until both commands are at work and list all processes of the demo."""
-    own = psutil.Process(running.pid)
-    eventually(lambda: len(own.children(recursive=True)) > 8, "both commands")
-    return own.children(recursive=True)
+    eventually(lambda: len(descendants(of=running.pid)) > 8, "both commands")
+    return descendants(of=running.pid)
 
 
 def left(base: Path, family: list[psutil.Process]) -> list[object]:
     """List what is left of a demo: directories of its own, processes."""
-    alive = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    alive = [one for one in family if not is_gone(one)]
     return [*alive, *base.glob("pgflo-demo-*")]
 
 
 @pytest.mark.timeout(400)
 def test_the_demo_ends_with_identical_sides_and_leaves_nothing(base: Path) -> None:
     running = demo(base)
-    family = psutil.Process(running.pid).children(recursive=True)
+    family = descendants(of=running.pid)
     output, said = running.communicate(timeout=380)
     assert running.returncode == Exit.DONE, output + said
     assert "1,000,000 rows" in output

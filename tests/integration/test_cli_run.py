@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import stat
@@ -12,6 +11,7 @@ import psutil
 import pytest
 from tests.fix_pipeline import Command, eventually, sorted_dump_digest
 from tests.fix_sinks import committed
+from tests.processes import command_line, descendants, is_gone
 
 from pgflo.errors import Exit
 
@@ -75,19 +75,6 @@ def is_equal(source: Database, target: Database) -> Callable[[], bool]:
     )
 
 
-def family(command: Command) -> list[psutil.Process]:
-    """List all descendants."""
-    return psutil.Process(command.pid).children(recursive=True)
-
-
-def is_gone(process: psutil.Process) -> bool:
-    """Whether a process has ended; a zombie has."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def child(command: Command, title: str) -> psutil.Process:
     """Wait for a child with this title."""
     found = eventually(lambda: command.children(title), f"a process {title}")
@@ -106,7 +93,7 @@ def test_run_copies_and_streams_and_ends_with_0_and_without_children(
     eventually(is_equal(source, target), "the copy")
     source.execute("UPDATE a SET name = 'new' WHERE id % 3 = 0", "DELETE FROM a WHERE id = 1")
     eventually(is_equal(source, target), "the changes")
-    children = family(run)
+    children = descendants(of=run.pid)
     assert len(children) >= 3
     assert run.stop() == Exit.DONE
     # A fork server notices by the end of its pipe, a moment later.
@@ -135,10 +122,7 @@ def test_run_takes_everything_from_a_file_and_no_secret_shows_up_in_arguments_or
     )
     eventually(is_equal(source, target), "the copy")
     assert target.value("SELECT sink FROM pgflo.progress") == "crm"
-    shown = []
-    for one in [psutil.Process(run.pid), *family(run)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended just now
-            shown.append(" ".join(one.cmdline()))
+    shown = [command_line(one) for one in [psutil.Process(run.pid), *descendants(of=run.pid)]]
     assert [text for text in shown if CANARY in text] == []
     assert run.stop() == Exit.DONE
     assert CANARY not in run.log.read_text()
@@ -174,7 +158,7 @@ def test_kill_9_of_the_supervisor_takes_every_child_along(
         PG_FLO_TARGET=target.dsn,
     )
     eventually(is_equal(source, target), "the copy")
-    children = family(run)
+    children = descendants(of=run.pid)
     run.kill()
     eventually(lambda: all(map(is_gone, children)), "the end of all children", limit_s=10)
 
@@ -189,7 +173,7 @@ def test_an_error_that_needs_help_stops_everything_with_its_code(
         PG_FLO_SOURCE=source.dsn,
         PG_FLO_TARGET=target.dsn,
     )
-    children = eventually(lambda: family(run), "children")
+    children = eventually(lambda: descendants(of=run.pid), "children")
     assert run.wait() == Exit.SINK
     assert '"kind": "sink.not_empty"' in run.log.read_text()
     eventually(lambda: all(map(is_gone, children)), "the end of all children", limit_s=10)
@@ -217,7 +201,7 @@ def test_the_second_signal_aborts_with_130(
         PG_FLO_TARGET=target.dsn,
     )
     eventually(is_equal(source, target), "the copy")
-    children = family(run)
+    children = descendants(of=run.pid)
     child(run, "pgflo worker").suspend()  # it cannot drain now
     os.kill(run.pid, signal.SIGINT)
     eventually(lambda: '"stopping"' in run.log.read_text(), "the first signal")

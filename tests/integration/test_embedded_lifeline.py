@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from tests.processes import command_line, descendants
 
 from pgflo.embedded import EmbeddedNats, throw_away_directory
 
@@ -95,10 +96,12 @@ def parent(directories: list[Path], request: pytest.FixtureRequest) -> Iterator[
         told = json.loads(process.stdout.readline())
         if told["fork"]:
             stack.callback(os.kill, told["fork"], signal.SIGKILL)
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = descendants(of=process.pid)
         servers = [child for child in family if child.pid != told["fork"]]
         assert len(servers) > 8  # two guardians, nats-server, postmaster and its children
-        assert any(name_of(child) in ("sh", "dash", "sleep") for child in servers)
+        assert any(
+            command_line(child).split()[:1] in (["sh"], ["dash"], ["sleep"]) for child in servers
+        )
         yield Family(process, servers, directories, told["nats"], told["fork"])
 
 
@@ -171,14 +174,6 @@ def test_a_server_that_died_by_itself_is_not_running(nats_factory: NatsFactory) 
     assert not server.running
     server.start()
     assert server.running
-
-
-def name_of(process: psutil.Process) -> str:
-    """What a process is called, or nothing: one of PostgreSQL's (an autovacuum worker) may just end."""
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return ""
 
 
 def assert_all_end(processes: list[psutil.Process]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ import nats
 import psutil
 import psycopg
 import pytest
+from tests.processes import descendants
 
 from pgflo.embedded import EmbeddedNats, EmbeddedPostgres, find_running, throw_away_directory
 from pgflo.embedded.ports import free_port
@@ -88,7 +90,7 @@ def test_a_killed_postgres_leaves_no_child_and_recovers_what_was_committed(
     server = postgres_server()
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
-        children = psutil.Process(server.pid).children(recursive=True)
+        children = descendants(of=server.pid)
         server.kill()
         assert not server.running
         assert [child for child in children if child.is_running()] == []
@@ -265,38 +267,37 @@ def _shared_memory() -> set[str]:
 
 
 def _processes_of(server: EmbeddedServer) -> list[psutil.Process]:
-    parent = psutil.Process(server.pid)
-    return [parent, *parent.children(recursive=True)]
+    return [psutil.Process(server.pid), *descendants(of=server.pid)]
 
 
 def _written_outside(processes: list[psutil.Process], directory: Path) -> list[str]:
     """Files that processes hold open for writing, or share in memory, outside a directory."""
     found = []
     for process in processes:
-        found += [file.path for file in process.open_files() if file.mode != "r"]
-        found += [
-            area.path for area in process.memory_maps() if area.path.startswith(SHARED_MEMORY)
-        ]
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of the server's may just end
+            found += [file.path for file in process.open_files() if file.mode != "r"]
+            found += [
+                area.path for area in process.memory_maps() if area.path.startswith(SHARED_MEMORY)
+            ]
     return [path for path in found if not path.startswith(f"{directory}/")]
 
 
 def _listening(processes: list[psutil.Process]) -> set[str]:
-    return {
-        connection.laddr.ip
-        for process in processes
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    connections = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of the server's may just end
+            connections += process.net_connections("inet")
+    return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
 
 
 def _strangers_find(server: EmbeddedServer, secret: str) -> list[str]:
     """Where somebody else could read a secret: command lines, environments, open files' modes."""
     guardian = psutil.Process(psutil.Process(server.pid).ppid())
-    found = [
-        f"process {process.pid}"
-        for process in [*_processes_of(server), guardian]
-        if secret in "\0".join([*process.cmdline(), *process.environ().values()])
-    ]
+    found = []
+    for process in [*_processes_of(server), guardian]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of the server's may just end
+            if secret in "\0".join([*process.cmdline(), *process.environ().values()]):
+                found.append(f"process {process.pid}")
     files = [path for path in server.directory.rglob("*") if path.is_file()]
     found += [
         str(path)

@@ -12,6 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from tests.fix_replicator import until
+from tests.processes import descendants
 
 from pgflo import errors
 from pgflo.broker.records import Phase, TableState, run_of
@@ -234,11 +235,9 @@ async def test_a_copy_process_that_is_killed_costs_its_range_another_attempt(
 
     def kill_one(progress: CopyProgress) -> None:
         if not killed and progress.tables[0].rows:
-            for process in psutil.Process().children(recursive=True):
-                if title.format(replicator.group) in " ".join(process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
-                    return
+            for process in descendants(title.format(replicator.group))[:1]:
+                process.kill()
+                killed.append(process.pid)
 
     await replicator.run(kill_one, mode="copy", copying=SMALL_RANGES)
     assert killed

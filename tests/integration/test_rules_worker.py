@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
 from tests.fix_shards import assigned
+from tests.processes import descendants
 
 from pgflo.config.settings import SourceSettings
 from pgflo.errors import CONFIG_RULES, PgfloError
@@ -196,16 +195,6 @@ async def test_two_tables_in_one_are_spread_by_one_key_and_truncated_only_togeth
         await stream.run_to_end(routing_config=routing, shards=4)
 
 
-def children(title: str) -> list[psutil.Process]:
-    """Give our descendants whose title contains `title`."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended just now
-            if title in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
 async def test_writers_that_are_killed_leave_the_filtered_rows_of_the_source(
     stream: Stream, tmp_path: Path
 ) -> None:
@@ -229,7 +218,7 @@ async def test_writers_that_are_killed_leave_the_filtered_rows_of_the_source(
             ):
                 await publish(stream, sql.SQL(statement).format(first, turn + 1))
             if turn % 3 == 1:
-                writers = children(f"writer {turn % 4}")
+                writers = descendants(f"writer {turn % 4}")
                 for writer in writers:
                     writer.kill()
         await stream.caught_up(task)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import pytest
 from psycopg import sql
 from structlog.testing import capture_logs
 from tests.fix_changes import table_rows
+from tests.processes import descendants
 
 from pgflo import _core, errors
 from pgflo.broker.record import Record
@@ -183,9 +183,9 @@ async def test_copy_writers_that_are_killed_leave_nothing_half_done(stream: Stre
             for number, data in enumerate(parts):
                 await stream.broker.js.publish(stream.names.copy_subject(0), data)
                 if range_no % 2 and number == 1:
-                    for child in psutil.Process().children(recursive=True):
-                        if "g copy-writer" in " ".join(child.cmdline()):
-                            os.kill(child.pid, signal.SIGKILL)
+                    for child in descendants("g copy-writer"):
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            child.kill()
         await stream.until(lambda: has_all(stream, 8), task)
 
 

@@ -6,11 +6,11 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from psycopg import sql
 from tests.fix_changes import table_rows
 from tests.fix_shards import assigned, held, shard_positions, some_shard_waits
+from tests.processes import command_line, descendants
 
 from pgflo import errors
 from pgflo.errors import PgfloError
@@ -308,8 +308,8 @@ async def test_each_shard_has_its_process_and_its_session(stream: Stream) -> Non
         await stream.caught_up(task)
         titles = {
             match[0]
-            for child in psutil.Process().children(recursive=True)
-            if (match := re.search(r"pgflo g writer \d", " ".join(child.cmdline())))
+            for child in descendants("pgflo g writer")
+            if (match := re.search(r"pgflo g writer \d", command_line(child)))
         }
         assert titles == {f"pgflo g writer {number}" for number in range(3)}
         roles = stream.target.rows(

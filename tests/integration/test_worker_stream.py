@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import struct
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from tests.fix_changes import Changes, table_rows
+from tests.processes import descendants
 
 from pgflo import _core, errors
 from pgflo.broker.records import Phase
@@ -39,15 +38,6 @@ def make(stream: Stream, statements: str) -> None:
 def assert_equal(stream: Stream, *tables: str) -> None:
     for table in tables:
         assert table_rows(stream.target, table) == table_rows(stream.changes.source, table)
-
-
-def children(title: str) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # gone, or about to be
-            if title in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 async def test_changes_arrive_and_the_group_hears_how_far(stream: Stream) -> None:
@@ -198,7 +188,7 @@ async def test_a_writer_that_dies_is_started_again(stream: Stream, kind: signal.
             stream.log(number, 2000)
             await stream.publish(stream.changes.envelopes(target_body_bytes=4096))
             if number % 2:
-                for child in children("pgflo g writer"):
+                for child in descendants("pgflo g writer"):
                     os.kill(child.pid, kind)
         await stream.caught_up(task)
     assert_equal(stream, "log")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from tests.fix_pipeline import eventually
+from tests.processes import descendants
 
 from pgflo.errors import Exit
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 def signal_all(command: Command, number: signal.Signals) -> None:
     """Send a signal to a command and all its processes."""
-    process = psutil.Process(command.pid)
-    for each in [process, *process.children(recursive=True)]:
+    for each in [psutil.Process(command.pid), *descendants(of=command.pid)]:
         each.send_signal(number)
 
 
