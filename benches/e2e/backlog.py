@@ -50,6 +50,11 @@ def fresh_target(bed: Bed, target_db: str, dump: Path) -> None:
     bed.tool("psql", *arguments, dbname=target_db, server=bed.target)
     with bed.connect(bed.target, target_db) as conn:
         conn.execute("VACUUM ANALYZE")
+
+
+def settle(bed: Bed) -> None:
+    """Leave nothing of what the target did before to the next one's time."""
+    with bed.connect(bed.target, "postgres") as conn:
         conn.execute("CHECKPOINT")
 
 
@@ -123,11 +128,14 @@ def one_round(bed: Bed, load: Load, number: int) -> Round:
     register(bed, ours, load)
     changes = load.write(bed) + 1
     last_lsn = close_backlog(bed, load)
+    settle(bed)
     if number % 2:
         native_piece = _native_piece(bed, native, last_lsn)
+        settle(bed)
         pgflo_piece = empty(bed, ours, load, last_lsn)
     else:
         pgflo_piece = empty(bed, ours, load, last_lsn)
+        settle(bed)
         native_piece = _native_piece(bed, native, last_lsn)
     for target_db in (NATIVE_DB, PGFLO_DB):
         assert_equal(bed, SOURCE_DB, target_db, load.tables)

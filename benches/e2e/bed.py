@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 SERVER_SETTINGS = {
     "shared_buffers": "1GB",
     "max_wal_size": "8GB",
+    "min_wal_size": "2GB",
     "checkpoint_timeout": "30min",
     "track_commit_timestamp": "on",
     "max_logical_replication_workers": "8",
     "max_sync_workers_per_subscription": "8",
     "max_worker_processes": "16",
 }
-"""Room for the load, so that no checkpoint falls into one contender's time only; fsync is on."""
+"""Room for the load, so that no checkpoint falls into one contender's time only, and neither makes
+WAL files for the other to use again; fsync is on."""
 
 POLL_S = 0.02
 """Pause between looks at a server while waiting, in seconds: the resolution of every time."""

@@ -43,9 +43,9 @@ SECRET = "sEcret-p-w"  # noqa: S105 - what must not be told
 
 
 class BareServer(Protocol):
-    """Start a nats-server with nothing but these lines of configuration; gives its port."""
+    """Start a nats-server with nothing but these lines of configuration; gives a port of it."""
 
-    def __call__(self, config: str) -> int:
+    def __call__(self, config: str, protocol: str = "nats") -> int:
         """Start it."""
         ...
 
@@ -54,7 +54,7 @@ class BareServer(Protocol):
 def bare_server(tmp_path: Path) -> Iterator[BareServer]:
     with ExitStack() as stack:
 
-        def start(config: str) -> int:
+        def start(config: str, protocol: str = "nats") -> int:
             file = tmp_path / "nats.conf"
             file.write_text(f'listen: "127.0.0.1:-1"\nports_file_dir: "{tmp_path}"\n{config}\n')
             process = subprocess.Popen(
@@ -68,7 +68,7 @@ def bare_server(tmp_path: Path) -> Iterator[BareServer]:
             deadline = time.monotonic() + 20
             while True:
                 try:
-                    port: int | None = urlsplit(json.loads(told.read_text())["nats"][0]).port
+                    port: int | None = urlsplit(json.loads(told.read_text())[protocol][0]).port
                 except (FileNotFoundError, json.JSONDecodeError):
                     assert time.monotonic() < deadline
                     assert process.poll() is None
@@ -227,6 +227,19 @@ async def test_tls_is_used_and_an_unknown_authority_is_refused(
     missing = await refused(url=f"tls://127.0.0.1:{port}", tls_ca=tmp_path / "missing.pem")
     assert missing.kind is BROKER_TLS
     assert "missing.pem" in missing.detail
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout':DeprecationWarning")  # nats-py's own
+async def test_a_broker_is_reached_through_a_websocket(
+    bare_server: BareServer, open_broker: OpenBroker, tmp_path: Path
+) -> None:
+    port = bare_server(
+        f'jetstream: {{store_dir: "{tmp_path}/js"}}\n'
+        'websocket: {listen: "127.0.0.1:-1", no_tls: true}',
+        protocol="websocket",
+    )
+    broker = await open_broker(f"ws://127.0.0.1:{port}")
+    assert broker.is_connected
 
 
 async def test_a_lost_connection_comes_back_and_the_generation_tells(

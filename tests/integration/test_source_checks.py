@@ -10,7 +10,7 @@ from tests.fix_replicator import until
 
 from pgflo import errors
 from pgflo.errors import Kind, PgfloError
-from pgflo.source import drop_group, list_group
+from pgflo.source.drop import drop_group, list_group
 
 if TYPE_CHECKING:
     from typing import LiteralString

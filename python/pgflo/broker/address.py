@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pgflo.config.settings import NatsSettings
 
 DEFAULT_PORT = 4222
-SCHEMES = ("nats", "tls", "ws", "wss")
+WEBSOCKETS = ("ws", "wss")
+SCHEMES = ("nats", "tls", *WEBSOCKETS)
 
 
 class PlainTextError(nats.errors.Error):
@@ -87,6 +88,8 @@ def read_address(settings: NatsSettings) -> Address:
     user, password = max(logins, key=lambda login: login[0] is not None)
     if len(logins - {(None, None)}) > 1:
         raise PgfloError(BROKER_URL, "the servers of --nats-url have different users")
+    if any(part.scheme in WEBSOCKETS for part in parts):
+        _let_websockets_in()
     places = [_place(part) for part in parts]
     return Address(
         servers=tuple(
@@ -118,6 +121,14 @@ def tls_context(settings: NatsSettings, address: Address) -> ssl.SSLContext | No
     return context
 
 
+def _let_websockets_in() -> None:
+    """Give the client the library that it was imported without."""
+    import aiohttp
+    from nats.aio import transport
+
+    vars(transport)["aiohttp"] = aiohttp
+
+
 def _split(url: str) -> SplitResult:
     try:
         part = urlsplit(url if "://" in url else f"nats://{url}")
@@ -133,7 +144,7 @@ def _split(url: str) -> SplitResult:
 def _place(part: SplitResult) -> str:
     host = part.hostname or ""
     host = f"[{host}]" if ":" in host else host
-    if part.scheme in ("ws", "wss"):
+    if part.scheme in WEBSOCKETS:
         port = part.port
         return f"{host}{f':{port}' if port else ''}{part.path}"
     return f"{host}:{part.port or DEFAULT_PORT}"

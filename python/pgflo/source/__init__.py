@@ -5,9 +5,3 @@
 `walsender` streams, `pump` drains libpq · `snapshot` holds the copy's snapshot and locks, `ranges`
 cuts tables · `drop` removes it all.
 """
-
-from __future__ import annotations
-
-from pgflo.source.drop import drop_group, list_group
-
-__all__ = ["drop_group", "list_group"]

@@ -11,7 +11,6 @@ import uuid
 from typing import TYPE_CHECKING, NoReturn
 
 from pgflo.rules.destinations import destined
-from pgflo.schema.sync import Wanted, sync_before_rows
 from pgflo.sinks.postgres.sink import PostgresSink
 from pgflo.worker.completion import Completion
 from pgflo.worker.sequences import Sequences
@@ -84,6 +83,8 @@ class DatabaseCare(Care):
     async def before_rows(self, view: View) -> None:
         """Bring the schema, if that is wanted."""
         if self._settings.schema_source is not None:
+            from pgflo.schema.sync import Wanted, sync_before_rows
+
             # A table that only goes elsewhere is not made under its own name.
             names = {
                 oid: (table.schema, table.name)
