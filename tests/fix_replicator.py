@@ -257,6 +257,27 @@ class Replicator:
         finally:
             await broker.close()
 
+    async def fill_copy_stream_with_its_last(self) -> None:
+        """Put its last message in the place of every message of the copy stream.
+
+        So it looks when the broker lost the rest while one lane published on.
+        """
+        record = await self.record()
+        assert record is not None
+        broker = await connect(NatsSettings(url=self.nats_url), name="test")
+        try:
+            stream = Names(self.group, _uuid(record.incarnation)).copy_stream
+            config = (await broker.js.stream_info(stream)).config
+            last = await broker.js.get_msg(
+                stream, seq=(await stream_state(broker, stream)).last_seq
+            )
+            await broker.ask(f"STREAM.DELETE.{stream}", {})
+            await broker.js.add_stream(config)
+            for _ in range(last.seq or 0):
+                await broker.js.publish(last.subject or "", last.data or b"")
+        finally:
+            await broker.close()
+
     async def change_stream_bytes(self) -> int:
         """Give the size of the change stream."""
         record = await self.record()

@@ -64,7 +64,7 @@ def test_whatever_fails_every_range_is_published_once(
         if data.draw(st.integers(0, 3)) == 0 and task.attempt < FIRST + 4:
             queue.give_back(task, source_failed=False)
         else:
-            queue.finish(task, RangeReport("done", rows=1, bytes=10))
+            queue.finish(task, RangeReport("done", rows=1, bytes=10), lane=0)
             published.append((task.relation_oid, task.range_no))
         if data.draw(st.booleans()):
             queue.publish(queue.unproved())
@@ -104,19 +104,23 @@ def test_another_run_hands_out_what_is_left_and_shares_no_attempt() -> None:
     left = first.tables[1]
     tasks = [first.take(left) for _ in range(5)]
     for number in (3, 1):
-        first.finish(tasks[number], RangeReport("done", rows=7, bytes=70, seq=number))
+        first.finish(tasks[number], RangeReport("done", rows=7, bytes=70, seq=number), number)
     first.publish(first.unproved())
     # Stored and not proved is not published.
-    first.finish(tasks[0], RangeReport("done", rows=7, bytes=70, seq=9))
+    first.finish(tasks[0], RangeReport("done", rows=7, bytes=70, seq=9), 3)
     assert (left.record.published, left.record.published_rows) == ([(1, 2), (3, 4)], 14)
-    assert left.record.last_seq == 3
+    # What a lane has stored is told before it is proved: a loss is noticed in any case.
+    assert {lane: (t.seq, t.range_no) for lane, t in left.record.tails.items()} == {
+        1: (1, 1),
+        3: (9, 0),
+    }
     second = RangeQueue([left.record], max_per_table=5, run=2)
     again = [second.take(second.tables[1]) for _ in range(3)]
     assert [task.range_no for task in again] == [0, 2, 4]
     assert second.next_table() is None
     assert {run_of(task.attempt) for task in again} == {2}
     for task in again:
-        second.finish(task, RangeReport("done", rows=7, bytes=70))
+        second.finish(task, RangeReport("done", rows=7, bytes=70), lane=0)
     assert second.is_done
     second.publish(second.unproved())
     assert second.tables[1].record.published_rows == 35

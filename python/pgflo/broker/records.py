@@ -153,6 +153,16 @@ class ColumnRecord:
 
 
 @dataclass(frozen=True)
+class TailRecord:
+    """The last range of a table that a copy lane has stored."""
+
+    seq: int
+    """Where the range ends in the copy stream."""
+    range_no: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class TableRecord(Stored):
     """One table and its copy; key `table.<oid>`."""
 
@@ -179,8 +189,8 @@ class TableRecord(Stored):
     published_ranges: int = 0
     published_rows: int = 0
     published_bytes: int = 0
-    last_seq: int = 0
-    """Highest sequence of the copy stream at which one of these ranges ends."""
+    tails: dict[int, TailRecord] = field(default_factory=dict)
+    """By lane. What a broker loses is an end: a lane that has its last range has all before it."""
     running_ranges: int = 0
     """Ranges that copy processes read."""
     bounds: str = ""

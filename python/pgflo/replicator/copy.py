@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pgflo.broker.connection import Broker
+    from pgflo.broker.records import TableRecord
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.group import Group
     from pgflo.replicator.progress import CopyProgress
@@ -93,6 +94,12 @@ class Copy:
             run=group.value.copy_runs,
             as_text=settings.copying.format == "text",
         )
+
+    @property
+    def tables(self) -> list[TableRecord]:
+        """The group's tables, with what is stored and not yet in their records."""
+        ours = {oid: table.record for oid, table in self._queue.tables.items()}
+        return list({**self._group.tables, **ours}.values())
 
     @property
     def lanes(self) -> int:
@@ -151,7 +158,7 @@ class Copy:
                 else:
                     lost_in_a_row = 0
                     if report.event == "done":
-                        await self._done(task, report)
+                        await self._done(task, report, lane)
                     else:
                         await self._retry(task, report)
         finally:
@@ -174,8 +181,8 @@ class Copy:
                 continue
         return None
 
-    async def _done(self, task: RangeTask, report: RangeReport) -> None:
-        table = self._queue.finish(task, report)
+    async def _done(self, task: RangeTask, report: RangeReport, lane: int) -> None:
+        table = self._queue.finish(task, report, lane)
         self._tally.finish_range(table.name, task.range_no, report.rows, report.bytes)
         self._tally.tell_if_due()
         self._changed.set()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgflo import errors
 from pgflo._core import has_binary_form
-from pgflo.broker.records import ATTEMPTS_PER_RUN, TableRecord, TableState
+from pgflo.broker.records import ATTEMPTS_PER_RUN, TableRecord, TableState, TailRecord
 from pgflo.broker.spans import numbers, with_number
 from pgflo.errors import PgfloError
 from pgflo.replicator.copy_process import RangeReport, RangeTask
@@ -138,10 +138,12 @@ class RangeQueue:
             table.is_binary,
         )
 
-    def finish(self, task: RangeTask, report: RangeReport) -> CopyTable:
-        """Note that the broker has a range, and give its table."""
+    def finish(self, task: RangeTask, report: RangeReport, lane: int) -> CopyTable:
+        """Note that the broker has a range, from this lane, and give its table."""
         table = self.tables[task.relation_oid]
         table.running -= 1
+        tail = TailRecord(report.seq, task.range_no, task.attempt)
+        table.change(tails={**table.record.tails, lane: tail})
         table.stored.append((task.range_no, report))
         self.rows += report.rows
         self.published_bytes += report.bytes
@@ -166,7 +168,6 @@ class RangeQueue:
                 published_ranges=published,
                 published_rows=record.published_rows + sum(report.rows for _, report in done),
                 published_bytes=record.published_bytes + sum(report.bytes for _, report in done),
-                last_seq=max(record.last_seq, *(report.seq for _, report in done)),
                 running_ranges=table.running,
                 state=TableState.PUBLISHED if published == record.ranges else record.state,
             )

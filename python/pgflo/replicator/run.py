@@ -25,6 +25,7 @@ from pgflo.broker.record import Record
 from pgflo.broker.records import Phase
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
+from pgflo.replicator import copied
 from pgflo.replicator.copy import Copy
 from pgflo.replicator.group import COPY_ONLY, Group
 from pgflo.replicator.ledger import ConfirmAfter, Ledger
@@ -172,6 +173,11 @@ class Replicator:
                 sinks.follow(),
                 retention.run(),
                 sequences.run(sinks),
+                copied.watch(
+                    self._broker,
+                    group,
+                    lambda: copy.tables if copy else list(group.tables.values()),
+                ),
             )
             await sequences.tell_last()
         finally:
@@ -199,9 +205,9 @@ class Replicator:
             return group.value.start_lsn
         if copy is None:
             return await self._stream(group, sinks)
-        copied = asyncio.Event()
-        streaming = asyncio.ensure_future(self._stream(group, sinks, copied))
-        copying = asyncio.ensure_future(self._copy_then_set(copy, copied))
+        is_copied = asyncio.Event()
+        streaming = asyncio.ensure_future(self._stream(group, sinks, is_copied))
+        copying = asyncio.ensure_future(self._copy_then_set(copy, is_copied))
         try:
             done, _ = await asyncio.wait({streaming, copying}, return_when=asyncio.FIRST_COMPLETED)
             # The copy's end leaves the stream running; any other end is the end of both.
@@ -213,14 +219,14 @@ class Replicator:
             streaming.cancel()
             await asyncio.gather(copying, streaming, return_exceptions=True)
 
-    async def _copy_then_set(self, copy: Copy, copied: asyncio.Event) -> None:
+    async def _copy_then_set(self, copy: Copy, is_copied: asyncio.Event) -> None:
         await self._copy(copy)
         if self._opening.grows_later:
             raise _TablesWaitError
-        copied.set()
+        is_copied.set()
 
     async def _stream(
-        self, group: Group, sinks: Sinks, copied: asyncio.Event | None = None
+        self, group: Group, sinks: Sinks, is_copied: asyncio.Event | None = None
     ) -> int | None:
         """Stream over as many connections as it takes; the LSN reached, or None when stopped."""
         settings = self._settings
@@ -247,8 +253,8 @@ class Replicator:
                 await waits.wait(error, self._stop)
             else:
                 if ending is Ending.REACHED:
-                    if copied is not None:
-                        await first_of(copied.wait(), self._stop.wait())
+                    if is_copied is not None:
+                        await first_of(is_copied.wait(), self._stop.wait())
                     return None if self._stop.is_set() else ledger.published_lsn
                 if ending is Ending.STALLED:
                     await first_of(self._find_room(group), self._stop.wait())

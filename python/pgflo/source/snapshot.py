@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -24,6 +25,7 @@ from pgflo import errors
 from pgflo.broker.records import SnapshotRecord
 from pgflo.errors import PgfloError
 from pgflo.source.snapshot_process import END, HoldJob, HoldReport
+from pgflo.supervisor.race import undivided
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,8 +107,12 @@ class SnapshotHolder:
         )
 
     async def stop(self) -> None:
-        """Let the snapshot and the locks go. Returns when the process is gone."""
-        await asyncio.to_thread(self._write, END)
+        """Let the snapshot and the locks go. Returns when the process is gone.
+
+        A stop that was cancelled may be asked for again.
+        """
+        if not self._input.closed:
+            await undivided(functools.partial(self._write, END))
         self.leave()
         try:
             await asyncio.to_thread(self._process.wait, END_S)
