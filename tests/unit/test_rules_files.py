@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pgflo.broker.records import ColumnRecord, TableRecord, TableState
 from pgflo.config import file
 from pgflo.errors import CONFIG_RULES, PgfloError
 from pgflo.rules import models
-from pgflo.rules.bind import bind
+from pgflo.rules.bind import bind, digests
 from pgflo.rules.destinations import destined
 from pgflo.rules.read import Written, read
 
@@ -33,6 +34,41 @@ def table(name: str = "users", *, oid: int = 1, schema: str = "public") -> Table
     return TableRecord(oid, schema, name, None, columns, ["id"], "d", TableState.READY)
 
 
+def notes() -> TableRecord:
+    columns = [
+        ColumnRecord("code", 25, "text", -1, 25, category="S"),
+        ColumnRecord("body", 25, "text", -1, 25, category="S"),
+        ColumnRecord("size", 23, "integer", -1, 23, category="N"),
+        ColumnRecord("at", 1184, "timestamptz", -1, 1184, category="D"),
+    ]
+    return TableRecord(2, "public", "notes", None, columns, ["code"], "d", TableState.READY)
+
+
+KINDS = {
+    "bool": 16,
+    "int2": 21,
+    "int4": 23,
+    "int8": 20,
+    "oid": 26,
+    "numeric": 1700,
+    "float4": 700,
+    "float8": 701,
+    "date": 1082,
+    "time": 1083,
+    "timestamp": 1114,
+    "timestamptz": 1184,
+    "uuid": 2950,
+    "interval": 1186,
+    "bytea": 17,
+    "text": 25,
+}
+
+
+def kinds() -> TableRecord:
+    columns = [ColumnRecord(name, oid, name, -1, oid) for name, oid in KINDS.items()]
+    return TableRecord(3, "public", "kinds", None, columns, [], "d", TableState.READY)
+
+
 def mistakes(rules: str | None, routing: str | None, *tables: TableRecord) -> list[str]:
     with pytest.raises(PgfloError) as caught:
         bind(read(rules, routing), tables)
@@ -46,26 +82,41 @@ def test_every_mistake_of_form_is_told_in_its_place() -> None:
 
 
 def test_everything_that_does_not_fit_the_group_is_told_at_once() -> None:
-    told = mistakes(str(DATA / "unfit_rules.yaml"), str(DATA / "unfit_routing.yaml"), table())
+    rules, routing = str(DATA / "unfit_rules.yaml"), str(DATA / "unfit_routing.yaml")
+    told = mistakes(rules, routing, table(), notes())
     assert told == (DATA / "unfit.txt").read_text().splitlines()
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("tables: [", "expected the node content"),
-        ("hello", "1:1: the file must hold `tables:`, or a list of rules"),
-        ("users: []", 'unknown key "users": rules stand in `tables: {name: [rules]}`'),
-        ("tables: [a]", "tables needs an entry"),
-        ("- *password", "an alias"),
-    ],
-)
-def test_what_is_no_rules_file_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+def test_a_constant_that_is_no_value_of_its_type_is_told_for_every_type() -> None:
+    told = mistakes(str(DATA / "unfit_values.yaml"), None, kinds())
+    assert told == (DATA / "unfit_values.txt").read_text().splitlines()
+
+
+WHOLES = (DATA / "wholes.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("line", WHOLES, ids=[line.partition(" -> ")[0] for line in WHOLES])
+def test_what_is_no_rules_or_routing_file_is_told_with_its_place(tmp_path: Path, line: str) -> None:
+    written, _, told = line.partition(" -> ")
+    kind, _, text = written.partition(": ")
+    path = tmp_path / "it"
+    path.write_bytes(text.encode().decode("unicode_escape").encode("latin1"))
+    files = (str(path), None) if kind == "rules" else (None, str(path))
+    assert [each.replace(str(path), "it") for each in mistakes(*files)] == [told]
+
+
+def test_a_file_that_cannot_be_read_or_is_huge_is_told(tmp_path: Path) -> None:
+    assert mistakes(f"{tmp_path}/no.yaml", None) == [
+        f"cannot read {tmp_path}/no.yaml: No such file or directory"
+    ]
     path = tmp_path / "r.yaml"
-    path.write_text(text)
-    if told == "an alias":
-        told = "1:3"
-    assert told in mistakes(str(path), None)[0]
+    path.write_text("#" * (1024 * 1024 + 1))
+    assert mistakes(str(path), None) == [f"{path} is larger than 1 MB"]
+    # Ten lines that stand for ten billion values
+    lines = ["- &a0 [x]", *(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 11))]
+    path.write_text("\n".join(lines))
+    (told,) = mistakes(str(path), None)
+    assert told.endswith(": aliases make too much of this")
 
 
 def test_a_name_means_the_table_of_public_else_the_only_one_of_the_group(tmp_path: Path) -> None:
@@ -98,6 +149,17 @@ def test_scalars_are_constants_as_they_were_written(tmp_path: Path) -> None:
     )
     rules = bind(read(str(path), None), [table()]).spec.rules
     assert [rule.value for rule in rules] == ["007", "null", None, ""]
+
+
+def test_a_digest_tells_what_is_done_and_not_where_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    routing = (EXAMPLES[0].parent / "split.yaml").read_text()
+    orders = [replace(table("orders"), columns=[ColumnRecord("region", 25, "text", -1, 25)])]
+    told = []
+    for text in (routing, f"# moved\n{routing}", routing.replace("value: eu", "value: us")):
+        path.write_text(text)
+        told.append(digests(bind(read(None, str(path)), orders), orders)["public.orders"])
+    assert told[0] == told[1] != told[2]
 
 
 def test_routes_give_each_destination_its_names_and_a_number_of_its_own() -> None:

@@ -89,7 +89,7 @@ def digests(bound: Bound | None, tables: Iterable[TableRecord]) -> dict[str, str
             and (rule.table or any(column.name == rule.column for column in table.columns))
         ]
         routes = [
-            dataclasses.astuple(dataclasses.replace(route, label=""))
+            dataclasses.astuple(_without_places(route))
             for route in bound.spec.routes
             if route.source in names
         ]
@@ -97,6 +97,11 @@ def digests(bound: Bound | None, tables: Iterable[TableRecord]) -> dict[str, str
             digest = hashlib.blake2b(repr((rules, routes)).encode(), digest_size=8)
             told[f"{table.schema}.{table.name}"] = digest.hexdigest()
     return told
+
+
+def _without_places(route: Route) -> Route:
+    when = tuple(dataclasses.replace(condition, label="") for condition in route.when)
+    return dataclasses.replace(route, label="", when=when)
 
 
 def _types(tables: Iterable[TableRecord]) -> dict[int, tuple[int, bool, bool]]:
@@ -162,7 +167,10 @@ class _Binder:
             destination,
             tuple((pair.source, pair.destination) for pair in route.column_mappings),
             tuple(route.operations),
-            tuple(Condition(label, w.column, w.operator, w.value) for w in route.when),
+            tuple(
+                Condition(str(place), when.column, when.operator, when.value)
+                for place, when in zip(written.when, route.when, strict=True)
+            ),
         )
 
     def check_everywhere(self, spec: Spec) -> None:

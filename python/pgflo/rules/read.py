@@ -61,6 +61,8 @@ class WrittenRoute:
     source: tuple[str, str]
     destination: tuple[str, str] | None
     route: models.Route
+    when: tuple[Placed, ...]
+    """Where each condition stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,8 @@ def _routes(tree: Tree) -> list[WrittenRoute]:
         destination = None
         if route.destination_table is not None:
             destination = _table(tree, (key, "destination_table"), route.destination_table)
-        found.append(WrittenRoute(_placed(tree, (key,)), key, source, destination, route))
+        when = tuple(_placed(tree, (key, "when", n)) for n in range(len(route.when)))
+        found.append(WrittenRoute(_placed(tree, (key,)), key, source, destination, route, when))
     return found
 
 
@@ -194,7 +197,8 @@ def _checked(tree: Tree, path: Path_, form: TypeAdapter[T], written: object) -> 
     except ValidationError as error:
         for each in error.errors(include_url=False):
             at = _way(tree, path, each["loc"], each["type"])
-            tree.mistake(at, _text(each, written, at[len(path) :]))
+            whole = str(path[-1]) if isinstance(path[-1], str) else "a rule"
+            tree.mistake(at, _text(each, written, at[len(path) :], whole))
     return None
 
 
@@ -207,8 +211,8 @@ def _way(tree: Tree, path: Path_, loc: tuple[int | str, ...], kind: str) -> Path
     return (*way, "type") if kind == "union_tag_invalid" else way
 
 
-def _text(error: ErrorDetails, written: object, way: Path_) -> str:
-    name = next((step for step in reversed(error["loc"]) if isinstance(step, str)), "it")
+def _text(error: ErrorDetails, written: object, way: Path_, whole: str) -> str:
+    name = next((step for step in reversed(error["loc"]) if isinstance(step, str)), whole)
     context = error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
@@ -223,11 +227,7 @@ def _text(error: ErrorDetails, written: object, way: Path_) -> str:
             tag = str(context["tag"])
             return f'"{tag}" is no type: {_listing(tags)}{_meant(tag, _words(tags))}'
         case "literal_error":
-            expected = str(context["expected"])
-            return (
-                f'{name} "{error["input"]}" is none of {_listing(expected)}'
-                f"{_meant(error['input'], _words(expected))}"
-            )
+            return f"{name} {_no_choice(error['input'], str(context['expected']))}"
         case "bool_parsing" | "bool_type":
             return f"{name} is true or false"
         case "string_type":
@@ -240,6 +240,14 @@ def _text(error: ErrorDetails, written: object, way: Path_) -> str:
             return f"{name} needs a list"
         case _:
             return f"{name} needs `key: value` entries"
+
+
+def _no_choice(written: object, expected: str) -> str:
+    if written is None:
+        return "is empty"
+    if not isinstance(written, str):
+        return "needs a single value"
+    return f'"{written}" is none of {_listing(expected)}{_meant(written, _words(expected))}'
 
 
 def _words(listed: str) -> list[str]:
