@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -19,9 +20,17 @@ from pgflo import _core
 from pgflo.broker.connection import connect
 from pgflo.broker.names import Names
 from pgflo.broker.record import Record
-from pgflo.broker.records import ColumnRecord, GroupRecord, Phase, TableRecord, TableState
+from pgflo.broker.records import (
+    ColumnRecord,
+    GroupRecord,
+    Phase,
+    TableRecord,
+    TableState,
+    TypeRecord,
+)
 from pgflo.broker.topology import create_streams
 from pgflo.config.settings import NatsSettings, RetrySettings, WorkerSettings
+from pgflo.source import own_types
 from pgflo.worker.run import run
 
 if TYPE_CHECKING:
@@ -114,11 +123,17 @@ class Stream:
                     state=TableState.PUBLISHED,
                     snapshot_lsn=snapshot_lsn or self.changes.start_lsn,
                     ranges=ranges,
+                    types=await self._types(oid),
                 )
             )
         if snapshot_lsn is None:
             await self.announce(mode="copy-and-stream", tables=sorted(oids.values()), lanes=1)
         return oids
+
+    async def _types(self, oid: int) -> list[TypeRecord]:
+        async with await psycopg.AsyncConnection.connect(self.changes.source.dsn) as conn:
+            found = await own_types.describe(conn, [oid])
+        return [TypeRecord(*astuple(made)) for made in found.get(oid, ())]
 
     def _key(self, oid: int) -> list[str]:
         found = self.changes.source.rows(

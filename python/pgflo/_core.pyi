@@ -396,7 +396,7 @@ class Events:
 class JsonScribe:
     """Prints a group's changes as JSON lines with the values of `to_jsonb`.
 
-    Types that only the source knows (composite, enum, domain, extension) are printed as their text.
+    Types of which nobody tells what they are made of (enum, extension) are printed as their text.
     """
 
     def __new__(
@@ -404,13 +404,15 @@ class JsonScribe:
         group: str,
         incarnation: bytes,
         keys: Mapping[int, Sequence[str]],
+        types: Mapping[int, tuple[str, int, str]],
         *,
         marked: bool = False,
     ) -> JsonScribe:
         """Print for a group. `keys`: primary keys of tables with REPLICA IDENTITY FULL, by OID.
 
-        `marked`: lines can be cut into requests. Raises `EnvelopeError` for an incarnation that is
-        not 16 bytes.
+        `types`, by OID: `domain` and its base type, or `array`, the elements' type and what stands
+        between them. `marked`: lines can be cut into requests. Raises `EnvelopeError` for an
+        incarnation that is not 16 bytes, `ValueError` for a type of another kind.
         """
     def changes(self, body: Buffer, prev: tuple[int, int], after: tuple[int, int]) -> Events:
         """Print the changes of a whole body that lie behind `after`. The chain stood at `prev`.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, LiteralString
 
 from psycopg import sql
 from tests.fix_sinks import fold, parse, source_rows, wait_for
+from tests.property.own_types import CREATE_OWN_TYPES, OWN_TYPES, OWN_VALUES
 from tests.property.type_values import VALUES
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ async def test_rows_and_changes_of_every_kind_arrive_in_order(
         assert as_numbers == sorted(as_numbers)
 
 
-async def test_every_builtin_type_has_the_values_that_the_server_prints(
+async def test_every_type_has_the_values_that_the_server_prints(
     any_sink: AnySink, stream: Stream
 ) -> None:
     names = list(VALUES)
@@ -92,8 +93,15 @@ async def test_every_builtin_type_has_the_values_that_the_server_prints(
         )
         for name in names
     )
+    own = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(made))
+        for name, made in OWN_TYPES.items()
+    )
     for database in (stream.changes.source, stream.target):
-        database.execute(sql.SQL("CREATE TABLE odd (id int PRIMARY KEY, {})").format(columns))
+        database.execute(
+            CREATE_OWN_TYPES,
+            sql.SQL("CREATE TABLE odd (id int PRIMARY KEY, {}, {})").format(columns, own),
+        )
     source = stream.changes.source
 
     def insert(first: int, last: int) -> None:
@@ -104,6 +112,9 @@ async def test_every_builtin_type_has_the_values_that_the_server_prints(
                 cells.append(sql.SQL("{}::{}").format(value, sql.SQL(name)))
                 both = sql.SQL("{}::text[]::{}[]").format([value, None], sql.SQL(name))
                 cells.append(both)
+            for name, values in OWN_VALUES.items():
+                value = values[number % len(values)]
+                cells.append(sql.SQL("{}::{}").format(value, sql.SQL(OWN_TYPES[name])))
             row = sql.SQL("INSERT INTO odd VALUES ({}, {})").format(
                 sql.Literal(number), sql.SQL(", ").join(cells)
             )

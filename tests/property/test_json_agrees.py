@@ -5,6 +5,7 @@ PostgreSQL is the judge: it prints the row, once as a change and once as a copie
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from decimal import Decimal
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from psycopg import sql
 from tests.fix_property import within_budget
 from tests.oracle.wire import lengths_prefixed
+from tests.property.own_types import CREATE_OWN_TYPES, OWN_TYPES, OWN_VALUES
 from tests.property.type_values import BOUNDED, VALUES
 
 from pgflo import _core
+from pgflo.source import own_types
 from pgflo.source.connection import PINNED_SETTINGS
 
 if TYPE_CHECKING:
@@ -39,8 +42,6 @@ ODD_TYPES = {
     "pg_brin_minmax_multi_summary",
     "pg_ddl_command",
 }
-OWN_TYPES = {"f": "feeling", "p": "pair", "t": "twin", "fs": "feeling[]"}
-"""Columns of types that the source alone knows: their text is what is known of them."""
 
 Row = dict[str, str | list[Any] | None]
 
@@ -50,22 +51,21 @@ class Judge:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        types = sql.SQL(
-            "CREATE TYPE feeling AS ENUM ('so so', 'fine'); CREATE TYPE pair AS (a int, b text);"
-            "CREATE DOMAIN twin AS int[]"
-        )
         columns = [
             sql.SQL("{} {}, {} {}[]").format(
                 sql.Identifier(name), sql.SQL(name), sql.Identifier(f"{name}[]"), sql.SQL(name)
             )
             for name in VALUES
         ]
-        table = sql.SQL(
-            "CREATE TABLE odd (row int PRIMARY KEY, f feeling, p pair, t twin, fs feeling[], {})"
-        )
+        columns += [
+            sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(made))
+            for name, made in OWN_TYPES.items()
+        ]
         database.execute(
-            types,
-            table.format(sql.SQL(", ").join(columns)),
+            CREATE_OWN_TYPES,
+            sql.SQL("CREATE TABLE odd (row int PRIMARY KEY, {})").format(
+                sql.SQL(", ").join(columns)
+            ),
             "CREATE PUBLICATION stream FOR ALL TABLES",
         )
         options = " ".join(f"-c {name}={value}" for name, value in PINNED_SETTINGS.items())
@@ -75,7 +75,11 @@ class Judge:
             "SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [self.slot]
         )
         self.oid, self.columns = self._describe()
-        self.scribe = _core.JsonScribe("shop", INCARNATION.bytes, {})
+        types = {
+            made.oid: (made.kind, made.beneath, made.delimiter)
+            for made in asyncio.run(self._types())
+        }
+        self.scribe = _core.JsonScribe("shop", INCARNATION.bytes, {}, types)
 
     def _describe(self) -> tuple[int, list[tuple[str, int]]]:
         found = self.session.execute(
@@ -83,6 +87,10 @@ class Judge:
             " WHERE attrelid = 'odd'::regclass AND attnum > 0 ORDER BY attnum"
         ).fetchall()
         return found[0][0], [(name, type_oid) for _, name, type_oid in found]
+
+    async def _types(self) -> tuple[own_types.SourceType, ...]:
+        async with await psycopg.AsyncConnection.connect(self.database.dsn) as conn:
+            return (await own_types.describe(conn, [self.oid]))[self.oid]
 
     def insert(self, row: Row) -> None:
         """Put one row into the table, and nothing else."""
@@ -100,13 +108,7 @@ class Judge:
     def expected(self) -> dict[str, Any]:
         """Give the row as the server prints it."""
         ((text,),) = self.session.execute("SELECT to_jsonb(odd)::text FROM odd").fetchall()
-        read = _read(text)
-        for name, text in self.session.execute(
-            "SELECT key, value FROM odd, LATERAL (VALUES ('f', f::text), ('p', p::text),"
-            " ('t', t::text), ('fs', fs::text)) AS v (key, value)"
-        ).fetchall():
-            read[name] = text
-        return read
+        return _read(text)
 
     def streamed(self) -> dict[str, Any]:
         """Give the line of the last change."""
@@ -149,10 +151,7 @@ def _read(text: str) -> dict[str, Any]:
 def rows() -> st.SearchStrategy[Row]:
     """Draw a value for some columns; the others are NULL."""
     columns: dict[str, st.SearchStrategy[Any]] = {
-        "f": st.sampled_from(("so so", None)),
-        "p": st.sampled_from(('(1,"x,""(y)")', "(,)", None)),
-        "t": st.sampled_from(("{1,2}", None)),
-        "fs": st.sampled_from(('{"so so",fine}', None)),
+        name: st.sampled_from((*values, None)) for name, values in OWN_VALUES.items()
     }
     for name, values in VALUES.items():
         one = st.sampled_from((*values, None))

@@ -47,7 +47,7 @@ def opened(
 
 def changes(first: int, last: int) -> _core.Events:
     """Print inserts of these numbers, each its own transaction at a position of the same number."""
-    scribe = _core.JsonScribe("shop", INCARNATION.bytes, {})
+    scribe = _core.JsonScribe("shop", INCARNATION.bytes, {}, {})
     described = Relation(7, b"public", b"t", b"d", (RelationColumn(1, b"id", 23, -1),))
     messages: list[Message] = [described]
     for number in range(first, last):

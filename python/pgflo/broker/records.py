@@ -163,6 +163,19 @@ class TailRecord:
 
 
 @dataclass(frozen=True)
+class TypeRecord:
+    """A type that only the source has, and what it is made of."""
+
+    oid: int
+    kind: str
+    """`domain` or `array`."""
+    beneath: int
+    """OID of a domain's base type, or of the type of an array's elements."""
+    delimiter: str
+    """What stands between the elements of an array."""
+
+
+@dataclass(frozen=True)
 class TableRecord(Stored):
     """One table and its copy; key `table.<oid>`."""
 
@@ -195,6 +208,8 @@ class TableRecord(Stored):
     """Ranges that copy processes read."""
     bounds: str = ""
     """Which rows of its root it holds, as an SQL condition."""
+    types: list[TypeRecord] = field(default_factory=list)
+    """What the columns' types are made of, down to types that every server has."""
 
 
 @dataclass(frozen=True)

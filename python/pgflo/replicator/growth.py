@@ -1,6 +1,7 @@
 """Tables that join a group: found among what the settings mean, published, noted in the record.
 
-Upstream: `run`, at a start whose --tables mean more than before. Downstream: `renewal` copies them.
+Upstream: `opening`, at a start whose --tables mean more than before. Downstream: `renewal` copies
+them. What the types of tables are made of, which may have changed since, is noted here as well.
 
     record: table WAITING, group: joining → publications cover it → (renewal) a table of the group
 
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from pgflo.broker.records import TableState
-from pgflo.replicator.snapshots import uncopied
+from pgflo.replicator.snapshots import own_types, uncopied
 from pgflo.source import publication
 
 if TYPE_CHECKING:
@@ -94,6 +95,22 @@ async def add_uncopied(group: Group, tables: list[TableRecord]) -> None:
         ready = replace(table, state=TableState.READY)
         await group.take_table(table.oid, functools.partial(_replaced, by=ready))
     await group.put(**group.with_tables(table.oid for table in tables))
+
+
+async def note_types(group: Group, table_set: TableSet) -> None:
+    """Tell sinks what the columns' types are made of, where that is not what the record says.
+
+    Changes from here on are of a new layout, for which sinks wait.
+    """
+    changed = {
+        table.oid: own_types(table)
+        for table in table_set.tables
+        if table.oid in group.tables and own_types(table) != group.tables[table.oid].types
+    }
+    for oid, types in changed.items():
+        await group.take_table(oid, functools.partial(replace, types=types))
+    if changed:
+        await group.put(**group.with_tables(()))
 
 
 def _replaced(_: TableRecord, *, by: TableRecord) -> TableRecord:

@@ -75,6 +75,7 @@ class Opening:
             table_set = await groups.examine(conn, settings, known=not begins)
             if found is not None and not begins:
                 group = await groups.resume(record, found, settings)
+                await growth.note_types(group, table_set)
                 is_resumed, snapshot = await self._resume_copy(conn, group, table_set)
                 if is_resumed:
                     return group, snapshot

@@ -14,7 +14,7 @@ import structlog
 from psycopg import sql
 
 from pgflo import errors
-from pgflo.broker.records import ColumnRecord, TableRecord, TableState
+from pgflo.broker.records import ColumnRecord, TableRecord, TableState, TypeRecord
 from pgflo.errors import PgfloError
 from pgflo.source import catalog, ranges
 from pgflo.source.connection import application_name, connect
@@ -124,7 +124,13 @@ def uncopied(table: SourceTable, snapshot_lsn: int = 0) -> TableRecord:
         state=TableState.READY,
         snapshot_lsn=snapshot_lsn,
         bounds=table.bounds,
+        types=own_types(table),
     )
+
+
+def own_types(table: SourceTable) -> list[TypeRecord]:
+    """Tell what a table's types are made of."""
+    return [TypeRecord(made.oid, made.kind, made.beneath, made.delimiter) for made in table.types]
 
 
 def _is_rewritten(error: BaseException) -> bool:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 Open = Callable[[Opening], Outlet]
+Made = tuple[str, int, str]
+"""What a type is made of: its kind, the type beneath, what stands between elements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class LineSink:
     """Whether the outlet does."""
     keys: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """By OID, for tables that send whole old rows: changes do not tell what their key is."""
+    types: Mapping[int, Made] = field(default_factory=dict)
+    """What types are made of that only the source has, by OID."""
     snapshots: Mapping[int, int] = field(default_factory=dict)
     spec: Spec = NOTHING
 
@@ -81,6 +85,11 @@ class LineSink:
             stored=stored,
             keeps_position=keeps_position,
             keys=keys,
+            types={
+                made.oid: (made.kind, made.beneath, made.delimiter)
+                for table in start.tables
+                for made in table.types
+            },
             snapshots=start.snapshots,
             spec=start.bound.spec if start.bound else NOTHING,
         )
@@ -128,7 +137,7 @@ class LineSink:
             raise
         incarnation = self.opening.incarnation
         scribe = _core.JsonScribe(
-            self.group, incarnation.bytes, self.keys, marked=outlet.wants_requests
+            self.group, incarnation.bytes, self.keys, self.types, marked=outlet.wants_requests
         )
         return outlet, scribe, Progress(0, incarnation, *stored.position, stored.end_lsn, 0)
 

@@ -16,6 +16,7 @@ from psycopg.rows import namedtuple_row
 
 from pgflo import errors
 from pgflo.errors import PgfloError
+from pgflo.source import own_types
 from pgflo.source.patterns import TablePattern, parse, quote
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from pgflo.config.settings import SourceSettings
+    from pgflo.source.own_types import SourceType
 
 PERMANENT, UNLOGGED, TEMPORARY = "p", "u", "t"
 ORDINARY, PARTITIONED, FOREIGN = "r", "p", "f"
@@ -130,6 +132,8 @@ class SourceTable:
     insert_only: bool
     may_read: bool
     may_publish: bool
+    types: tuple[SourceType, ...] = ()
+    """What types of its columns are made of that only the source has."""
 
     @property
     def has_usable_identity(self) -> bool:
@@ -162,7 +166,7 @@ class TableSet:
 async def resolve(conn: psycopg.AsyncConnection[Any], settings: SourceSettings) -> TableSet:
     """Find the tables that the settings mean. Raises `PgfloError` (USAGE) for unreadable patterns.
 
-    Three queries, whatever the number of tables.
+    Four queries, whatever the number of tables.
     """
     wanted = parse(settings.tables, settings.schema_name)
     excluded = parse(settings.exclude_tables, settings.schema_name)
@@ -208,14 +212,17 @@ async def present(
 async def describe(
     conn: psycopg.AsyncConnection[Any], tables: dict[int, SourceTable]
 ) -> dict[int, SourceTable]:
-    """Read columns and keys as the transaction of `conn` sees them. Two queries."""
+    """Read columns, their types and keys as the transaction of `conn` sees them. Three queries."""
     oids = list(tables)
     columns: dict[int, list[SourceColumn]] = {oid: [] for oid in oids}
     for oid, *column in await (await conn.execute(_COLUMNS, (oids,))).fetchall():
         columns[oid].append(SourceColumn(*column))
     keys = {oid: tuple(key) for oid, key in await (await conn.execute(_KEYS, (oids,))).fetchall()}
+    types = await own_types.describe(conn, oids)
     return {
-        oid: replace(table, columns=tuple(columns[oid]), key=keys.get(oid, ()))
+        oid: replace(
+            table, columns=tuple(columns[oid]), key=keys.get(oid, ()), types=types.get(oid, ())
+        )
         for oid, table in tables.items()
     }
 

@@ -312,7 +312,7 @@ class Worker:
         if now.group.incarnation != first.group.incarnation:
             log.warning("the group was begun anew; so is this sink")
         else:
-            log.info("tables joined the group, or are copied anew; changes wait meanwhile")
+            log.info("the group's tables or their types are others now; changes wait meanwhile")
         return False
 
     async def _say_goodbye(self, phase: str) -> None:

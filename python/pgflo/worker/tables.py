@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pgflo.broker.records import TableState
 
 if TYPE_CHECKING:
+    from pgflo.broker.records import TypeRecord
     from pgflo.worker.group_view import View
 
 COPYING_MODES = ("copy", "copy-and-stream")
@@ -29,10 +30,10 @@ def is_described(view: View) -> bool:
     )
 
 
-def basis(view: View) -> tuple[str, int, dict[int, int]]:
-    """Tell what the destination is made ready for: incarnation, layout, each table's snapshot."""
-    snapshots = {oid: table.snapshot_lsn for oid, table in view.tables.items()}
-    return view.group.incarnation, view.group.layout, snapshots
+def basis(view: View) -> tuple[str, int, dict[int, tuple[int, list[TypeRecord]]]]:
+    """Tell what the sink is made ready for: incarnation, layout, snapshots and types of tables."""
+    tables = {oid: (table.snapshot_lsn, table.types) for oid, table in view.tables.items()}
+    return view.group.incarnation, view.group.layout, tables
 
 
 def younger_snapshots(view: View) -> dict[int, int]:

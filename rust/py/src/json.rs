@@ -5,8 +5,9 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use pgflo_core::json::{self, CopiedTable, Lines, RowScribe, Scribe};
+use pgflo_core::json::{self, CopiedTable, Lines, RowScribe, Scribe, Shape, Types};
 use pgflo_core::{CoreError, Lsn};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -63,20 +64,41 @@ pub struct JsonScribe {
     is_marked: bool,
 }
 
+/// A type as Python tells it: its kind, the type beneath, what stands between elements.
+type Made = (String, u32, char);
+
+fn shape((kind, beneath, delimiter): Made) -> PyResult<Shape> {
+    match kind.as_str() {
+        "domain" => Ok(Shape::Domain(beneath)),
+        "array" => Ok(Shape::Array {
+            element: beneath,
+            delimiter: u8::try_from(delimiter)
+                .map_err(|_| PyValueError::new_err("a delimiter is a byte"))?,
+        }),
+        _ => Err(PyValueError::new_err(format!("no kind of type: {kind}"))),
+    }
+}
+
 #[pymethods]
 impl JsonScribe {
     #[new]
-    #[pyo3(signature = (group, incarnation, keys, *, marked = false))]
+    #[pyo3(signature = (group, incarnation, keys, types, *, marked = false))]
     fn new(
         group: &str,
         #[pyo3(from_py_with = incarnation_argument)] incarnation: [u8; 16],
         keys: HashMap<u32, Vec<String>>,
+        types: HashMap<u32, Made>,
         marked: bool,
-    ) -> Self {
-        Self {
-            inner: Mutex::new(Scribe::new(group, incarnation, keys)),
+    ) -> PyResult<Self> {
+        let shapes = types
+            .into_iter()
+            .map(|(oid, made)| Ok((oid, shape(made)?)))
+            .collect::<PyResult<_>>()?;
+        let scribe = Scribe::new(group, incarnation, keys).with_types(Types::new(shapes));
+        Ok(Self {
+            inner: Mutex::new(scribe),
             is_marked: marked,
-        }
+        })
     }
 
     /// Prints the changes of a body.

@@ -2,8 +2,8 @@
 //!
 //! Bounds are not shown: JSON has none, and `to_jsonb` leaves them out.
 
-use super::form::Scalar;
-use super::value::{push_null, push_scalar};
+use super::form::Form;
+use super::value::{push_null, push_value};
 use crate::error::Reason;
 
 /// What an array literal may have of dimensions; PostgreSQL has six.
@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 6;
 /// A text that is not UTF-8.
 pub(super) fn push_array(
     out: &mut Vec<u8>,
-    element: Scalar,
+    element: &Form,
     delimiter: u8,
     text: &[u8],
 ) -> Result<bool, Reason> {
@@ -39,7 +39,7 @@ fn behind_bounds(text: &[u8]) -> &[u8] {
 
 struct Parser<'a> {
     rest: &'a [u8],
-    element: Scalar,
+    element: &'a Form,
     delimiter: u8,
     scratch: Vec<u8>,
 }
@@ -96,7 +96,7 @@ impl Parser<'_> {
             if !self.unquote() {
                 return Ok(false);
             }
-            push_scalar(out, self.element, &self.scratch)?;
+            push_value(out, self.element, &self.scratch)?;
             return Ok(true);
         }
         let ends = |byte: &u8| *byte == self.delimiter || *byte == b'}';
@@ -112,7 +112,7 @@ impl Parser<'_> {
         match text {
             b"" => return Ok(false),
             b"NULL" => push_null(out),
-            text => push_scalar(out, self.element, text)?,
+            text => push_value(out, self.element, text)?,
         }
         Ok(true)
     }
@@ -145,10 +145,12 @@ impl Parser<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::form::Scalar;
 
     fn array(element: Scalar, text: &str) -> Option<String> {
         let mut out = Vec::new();
-        let is_array = push_array(&mut out, element, b',', text.as_bytes()).unwrap();
+        let element = Form::Single(element);
+        let is_array = push_array(&mut out, &element, b',', text.as_bytes()).unwrap();
         is_array.then(|| String::from_utf8(out).unwrap())
     }
 

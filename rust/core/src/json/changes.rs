@@ -12,6 +12,7 @@ use super::lines::{ID_START, Lines};
 use super::moment::moment;
 use super::table::{Column, Described, Table};
 use super::text::{push_decimal, push_escaped, push_name};
+use super::types::Types;
 use crate::apply::walk::Walk;
 use crate::error::{DecodeError, Reason};
 use crate::lsn::Position;
@@ -29,6 +30,7 @@ pub struct Scribe {
     /// `,"group":"shop"}` and the line feed.
     end: Vec<u8>,
     keys: HashMap<u32, Vec<String>>,
+    types: Types,
     tables: HashMap<u32, Known>,
 }
 
@@ -36,6 +38,8 @@ pub struct Scribe {
 struct Known {
     /// The message that described it, to notice a change.
     message: Vec<u8>,
+    /// How much was known of types then.
+    types_version: u64,
     table: Table,
 }
 
@@ -74,8 +78,20 @@ impl Scribe {
             start,
             end,
             keys,
+            types: Types::default(),
             tables: HashMap::new(),
         }
+    }
+
+    /// Prints values of these types by what they are made of.
+    #[must_use]
+    pub fn with_types(mut self, types: Types) -> Self {
+        self.types = types;
+        self
+    }
+
+    pub(super) const fn types(&self) -> &Types {
+        &self.types
     }
 
     pub(super) fn start(&self) -> &[u8] {
@@ -114,6 +130,10 @@ impl Scribe {
                     transaction = self.begin(&begin);
                     Ok(())
                 }
+                Message::Type(announced) => {
+                    self.types.announce(&announced);
+                    Ok(())
+                }
                 Message::Relation(described) => {
                     self.describe(next.bytes, &described);
                     Ok(())
@@ -147,8 +167,9 @@ impl Scribe {
     }
 
     fn describe(&mut self, message: &[u8], described: &pgoutput::Relation<'_>) {
+        let types_version = self.types.version();
         let known = self.tables.get(&described.oid);
-        if known.is_some_and(|known| known.message == message) {
+        if known.is_some_and(|k| k.message == message && k.types_version == types_version) {
             return;
         }
         let schema = match described.schema {
@@ -167,7 +188,8 @@ impl Scribe {
         });
         let known = Known {
             message: message.to_vec(),
-            table: Table::new(described.oid, schema, described.name, columns),
+            types_version,
+            table: Table::new(described.oid, schema, described.name, columns, &self.types),
         };
         self.tables.insert(described.oid, known);
     }

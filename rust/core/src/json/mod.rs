@@ -2,8 +2,8 @@
 //!
 //! Upstream: bodies of change envelopes, and COPY text rows, both as the source printed them.
 //! Downstream: sinks, which get a block of whole lines for a whole body. Values are what `to_jsonb(row)`
-//! of the server says, as JSON values; types that only the source knows (composite, enum, domain,
-//! extension) are their text.
+//! of the server says, as JSON values; types that only the source knows, and of which nobody has told what
+//! they are made of (enum, range, extension), are their text.
 //!
 //! Invariant: a line is one JSON object, in UTF-8, and holds no line feed but its last byte; the same
 //! change gives the same line, whatever it came with. What routes make of one change is told apart by a
@@ -11,7 +11,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `form` | type → form of its values |
+//! | `form` | built-in type → form of its values |
+//! | `types` | domains and arrays of the source → those |
 //! | `text`, `value`, `array` | one value |
 //! | `table` | what is the same for all lines of a table |
 //! | `moment` | time of a commit |
@@ -29,9 +30,11 @@ mod requests;
 mod rows;
 mod table;
 mod text;
+mod types;
 mod value;
 
 pub use changes::Scribe;
 pub use lines::{Lines, Mark};
 pub use requests::{Request, requests};
 pub use rows::{CopiedTable, RowScribe};
+pub use types::{Shape, Types};

@@ -69,7 +69,13 @@ impl RowScribe {
             None => id_name(&table.schema, &table.name),
         });
         let route = table.route;
-        let table = Table::new(table.oid, &table.schema, &table.name, columns);
+        let table = Table::new(
+            table.oid,
+            &table.schema,
+            &table.name,
+            columns,
+            scribe.types(),
+        );
         start.extend_from_slice(format!(":{snapshot_lsn}:{range_no}:").as_bytes());
         let mut end = b",\"snapshot\":true,\"commit_lsn\":\"".to_vec();
         end.extend_from_slice(snapshot_lsn.to_string().as_bytes());

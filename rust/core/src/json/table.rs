@@ -4,8 +4,9 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::form::{Form, form_of};
+use super::form::Form;
 use super::text::push_name;
+use super::types::Types;
 use super::value::{push_null, push_value};
 use crate::error::Reason;
 use crate::pgoutput::Cell;
@@ -57,6 +58,7 @@ impl Table {
         schema: &str,
         name: &str,
         described: impl Iterator<Item = Described<'a>>,
+        types: &Types,
     ) -> Self {
         let mut head = b",\"schema\":".to_vec();
         push_name(&mut head, schema);
@@ -65,13 +67,13 @@ impl Table {
         let (mut has_key, mut is_ordered_by_key) = (false, true);
         let columns = described.map(|column| {
             has_key |= column.is_key;
-            is_ordered_by_key &= !column.is_key || has_one_text(column.type_oid);
+            is_ordered_by_key &= !column.is_key || has_one_text(types.beneath(column.type_oid));
             let mut quoted = Vec::new();
             push_name(&mut quoted, column.name);
             Column {
                 label: [quoted.as_slice(), b":"].concat(),
                 quoted,
-                form: form_of(column.type_oid),
+                form: types.form_of(column.type_oid),
                 is_key: column.is_key,
             }
         });
@@ -107,7 +109,7 @@ impl Table {
             }
             out.extend_from_slice(&column.label);
             match cell {
-                Cell::Text(text) => push_value(out, column.form, text)?,
+                Cell::Text(text) => push_value(out, &column.form, text)?,
                 Cell::Null | Cell::Unchanged => push_null(out),
                 // Never asked for; its text is the server's to know.
                 Cell::Binary(_) => {
@@ -170,7 +172,7 @@ mod tests {
             is_key,
         };
         let columns = [column("id", true, type_oid), column("a\"b", false, 25)];
-        Table::new(1, "odd.one", "täb", columns.into_iter())
+        Table::new(1, "odd.one", "täb", columns.into_iter(), &Types::default())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One value: the text that its type's output function printed → JSON.
+//! A value: the text that its type's output function printed → JSON.
 //!
 //! A text that is not of the form that its type promises becomes a string as it is: that is what is known.
 
@@ -18,22 +18,21 @@ pub(super) fn push_null(out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// A text that is not UTF-8.
-pub(super) fn push_value(out: &mut Vec<u8>, form: Form, text: &[u8]) -> Result<(), Reason> {
-    match form {
-        Form::Single(scalar) => push_scalar(out, scalar, text),
-        Form::Array { element, delimiter } => {
-            let start = out.len();
-            if push_array(out, element, delimiter, text)? {
-                return Ok(());
-            }
-            out.truncate(start);
-            push_string(out, text)
-        }
+pub(super) fn push_value(out: &mut Vec<u8>, form: &Form, text: &[u8]) -> Result<(), Reason> {
+    let start = out.len();
+    let is_whole = match form {
+        Form::Single(scalar) => return push_scalar(out, *scalar, text),
+        Form::Array { element, delimiter } => push_array(out, element, *delimiter, text)?,
+    };
+    if is_whole {
+        return Ok(());
     }
+    out.truncate(start);
+    push_string(out, text)
 }
 
 /// Appends a single value.
-pub(super) fn push_scalar(out: &mut Vec<u8>, scalar: Scalar, text: &[u8]) -> Result<(), Reason> {
+fn push_scalar(out: &mut Vec<u8>, scalar: Scalar, text: &[u8]) -> Result<(), Reason> {
     match (scalar, text) {
         (Scalar::Bool, b"t") => out.extend_from_slice(b"true"),
         (Scalar::Bool, b"f") => out.extend_from_slice(b"false"),
@@ -109,11 +108,11 @@ fn push_vector(out: &mut Vec<u8>, element: Scalar, vector: &[u8]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::form::form_of;
+    use crate::json::form::builtin_form;
 
     fn json(type_oid: u32, text: &str) -> String {
         let mut out = Vec::new();
-        push_value(&mut out, form_of(type_oid), text.as_bytes()).unwrap();
+        push_value(&mut out, &builtin_form(type_oid), text.as_bytes()).unwrap();
         String::from_utf8(out).unwrap()
     }
 
