@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import astuple, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -133,7 +133,7 @@ class Stream:
     async def _types(self, oid: int) -> list[TypeRecord]:
         async with await psycopg.AsyncConnection.connect(self.changes.source.dsn) as conn:
             found = await own_types.describe(conn, [oid])
-        return [TypeRecord(*astuple(made)) for made in found.get(oid, ())]
+        return [TypeRecord(**asdict(made)) for made in found.get(oid, ())]
 
     def _key(self, oid: int) -> list[str]:
         found = self.changes.source.rows(

@@ -404,15 +404,17 @@ class JsonScribe:
         group: str,
         incarnation: bytes,
         keys: Mapping[int, Sequence[str]],
-        types: Mapping[int, tuple[str, int, str]],
+        types: Mapping[int, tuple[str, int, str, Sequence[tuple[str, int]]]],
         *,
         marked: bool = False,
     ) -> JsonScribe:
         """Print for a group. `keys`: primary keys of tables with REPLICA IDENTITY FULL, by OID.
 
-        `types`, by OID: `domain` and its base type, or `array`, the elements' type and what stands
-        between them. `marked`: lines can be cut into requests. Raises `EnvelopeError` for an
-        incarnation that is not 16 bytes, `ValueError` for a type of another kind.
+        `types`, by OID: `domain` and its base type; `array`, the elements' type and what stands
+        between them; or `composite`, and at the end its attributes.
+
+        `marked`: lines can be cut into requests. Raises `EnvelopeError` for an incarnation that is
+        not 16 bytes, `ValueError` for a type of another kind.
         """
     def changes(self, body: Buffer, prev: tuple[int, int], after: tuple[int, int]) -> Events:
         """Print the changes of a whole body that lie behind `after`. The chain stood at `prev`.

@@ -19,6 +19,16 @@ CREATE DOMAIN moods AS feeling[];
 CREATE DOMAIN positives AS positive[];
 CREATE TYPE price_range AS RANGE (subtype = price);
 CREATE DOMAIN span AS int4range;
+CREATE TYPE pair AS (a int, b text);
+CREATE TYPE nothing AS ();
+CREATE TYPE nest AS (
+    "the ""pair"" of it" pair, pairs pair[], n price,
+    at timestamp, ok bool, f feeling, doc document, v int2vector);
+ALTER TYPE nest ADD ATTRIBUTE gone int;
+ALTER TYPE nest DROP ATTRIBUTE gone;
+ALTER TYPE nest ADD ATTRIBUTE late twin;
+CREATE DOMAIN sure_pair AS pair CHECK ((VALUE).a > 0);
+CREATE TABLE place (x int, y point);
 """
 
 _OWN: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -43,6 +53,21 @@ _OWN: dict[str, tuple[str, tuple[str, ...]]] = {
     "multirange": ("price_multirange", ("{[1.5,2),[3,4)}",)),
     "span": ("span", ("[1,5)",)),
     "spans": ("span[]", ('{"[1,5)"}',)),
+    "pair": ("pair", ('(1,"x,""(y)")', "(,)", '(-7,"")', '(1,"\\\\ ")')),
+    "pairs": ("pair[]", ('{"(1,\\"a b\\")",NULL,"(,)"}', "{}")),
+    "nothing": ("nothing", ("()",)),
+    "nest": (
+        "nest",
+        (
+            '("(1,""x """"y"""""")","{""(1,a)"",NULL}",1.5,2024-02-29,t,"so so","[1.1]","1 2",{1})',
+            "(,,,,,,,,)",
+        ),
+    ),
+    "nests": ("nest[]", ('{"(\\"(2,)\\",,,,f,,,,{})",NULL}',)),
+    "sure_pair": ("sure_pair", ("(1,b)",)),
+    "sure_pairs": ("sure_pair[]", ('{"(1,b)"}',)),
+    "whole_row": ("place", ('(1,"(2,3.5)")',)),
+    "catalog_row": ("pg_catalog.pg_am", ("(1,btree,now,i)",)),
     "information": ("information_schema.cardinal_number", ("3",)),
 }
 

@@ -76,7 +76,7 @@ class Judge:
         )
         self.oid, self.columns = self._describe()
         types = {
-            made.oid: (made.kind, made.beneath, made.delimiter)
+            made.oid: (made.kind, made.beneath, made.delimiter, made.attributes)
             for made in asyncio.run(self._types())
         }
         self.scribe = _core.JsonScribe("shop", INCARNATION.bytes, {}, types)

@@ -168,11 +168,13 @@ class TypeRecord:
 
     oid: int
     kind: str
-    """`domain` or `array`."""
+    """`domain`, `array` or `composite`."""
     beneath: int
     """OID of a domain's base type, or of the type of an array's elements."""
     delimiter: str
     """What stands between the elements of an array."""
+    attributes: list[tuple[str, int]] = field(default_factory=list)
+    """Names and type OIDs of a composite type's."""
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,10 @@ def uncopied(table: SourceTable, snapshot_lsn: int = 0) -> TableRecord:
 
 def own_types(table: SourceTable) -> list[TypeRecord]:
     """Tell what a table's types are made of."""
-    return [TypeRecord(made.oid, made.kind, made.beneath, made.delimiter) for made in table.types]
+    return [
+        TypeRecord(made.oid, made.kind, made.beneath, made.delimiter, list(made.attributes))
+        for made in table.types
+    ]
 
 
 def _is_rewritten(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ then the sink stands where the record said when it was taken over.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +20,7 @@ from pgflo.sinks.line_ranges import LineRanges, unprintable
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 Open = Callable[[Opening], Outlet]
-Made = tuple[str, int, str]
-"""What a type is made of: its kind, the type beneath, what stands between elements."""
+Made = tuple[str, int, str, Sequence[tuple[str, int]]]
+"""What a type is made of: kind, the type beneath, what stands between elements, attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class LineSink:
             keeps_position=keeps_position,
             keys=keys,
             types={
-                made.oid: (made.kind, made.beneath, made.delimiter)
+                made.oid: (made.kind, made.beneath, made.delimiter, made.attributes)
                 for table in start.tables
                 for made in table.types
             },

@@ -6,13 +6,28 @@
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
-use pgflo_core::json::{CopiedTable, Lines, RowScribe, Scribe, requests};
+use pgflo_core::json::{CopiedTable, Lines, RowScribe, Scribe, Shape, Types, requests};
 use pgflo_core::{Lsn, Position};
 
 /// Types of every form.
-const TYPES: [u32; 12] = [
-    16, 23, 701, 3802, 1114, 1184, 22, 1007, 1009, 3807, 1185, 1006,
+const TYPES: [u32; 14] = [
+    16, 23, 701, 3802, 1114, 1184, 22, 1007, 1009, 3807, 1185, 1006, PAIR, PAIRS,
 ];
+const PAIR: u32 = 20_000;
+const PAIRS: u32 = 20_001;
+
+/// A composite type and the array of it.
+fn own_types() -> Types {
+    let fields = [("a", 23), ("b", 1009)].map(|(name, oid)| (name.to_owned(), oid));
+    let pairs = Shape::Array {
+        element: PAIR,
+        delimiter: b',',
+    };
+    Types::new(HashMap::from([
+        (PAIR, Shape::Composite(fields.to_vec())),
+        (PAIRS, pairs),
+    ]))
+}
 
 fn check(lines: &Lines) {
     let text = std::str::from_utf8(&lines.data).expect("lines are UTF-8");
@@ -29,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
     let [what, columns, piece_bytes, bytes @ ..] = input else {
         return;
     };
-    let mut scribe = Scribe::new("shop", [7; 16], HashMap::new());
+    let mut scribe = Scribe::new("shop", [7; 16], HashMap::new()).with_types(own_types());
     let mut lines = Lines::marked();
     if what % 2 == 0 {
         let start = Position::new(Lsn(0), 0);

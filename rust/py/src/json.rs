@@ -64,11 +64,12 @@ pub struct JsonScribe {
     is_marked: bool,
 }
 
-/// A type as Python tells it: its kind, the type beneath, what stands between elements.
-type Made = (String, u32, char);
+/// A type as Python tells it: its kind, the type beneath, what stands between elements, attributes.
+type Made = (String, u32, char, Vec<(String, u32)>);
 
-fn shape((kind, beneath, delimiter): Made) -> PyResult<Shape> {
+fn shape((kind, beneath, delimiter, attributes): Made) -> PyResult<Shape> {
     match kind.as_str() {
+        "composite" => Ok(Shape::Composite(attributes)),
         "domain" => Ok(Shape::Domain(beneath)),
         "array" => Ok(Shape::Array {
             element: beneath,

@@ -3,6 +3,8 @@
 //!
 //! Downstream: `types`, which traces the source's own types back to these.
 
+use super::text::push_name;
+
 /// Form of one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scalar {
@@ -36,6 +38,25 @@ pub(super) enum Form {
         /// What stands between them.
         delimiter: u8,
     },
+    /// An object of these fields.
+    Composite(Box<[Field]>),
+}
+
+/// A field of a composite type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Field {
+    /// `"name":`
+    pub(super) label: Vec<u8>,
+    pub(super) form: Form,
+}
+
+impl Field {
+    pub(super) fn new(name: &str, form: Form) -> Self {
+        let mut label = Vec::new();
+        push_name(&mut label, name);
+        label.push(b':');
+        Self { label, form }
+    }
 }
 
 /// A string of what was printed.

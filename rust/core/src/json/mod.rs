@@ -12,8 +12,8 @@
 //! | file | what |
 //! |---|---|
 //! | `form` | built-in type → form of its values |
-//! | `types` | domains and arrays of the source → those |
-//! | `text`, `value`, `array` | one value |
+//! | `types` | domains, arrays and composite types of the source → those |
+//! | `text`, `value`, `array`, `composite` | one value |
 //! | `table` | what is the same for all lines of a table |
 //! | `moment` | time of a commit |
 //! | `lines` | a block of lines |
@@ -23,6 +23,7 @@
 
 mod array;
 mod changes;
+mod composite;
 mod form;
 mod lines;
 mod moment;

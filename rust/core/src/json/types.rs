@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use super::form::{Form, TEXT, builtin_array_named, builtin_form, builtin_named};
+use super::form::{Field, Form, TEXT, builtin_array_named, builtin_form, builtin_named};
 use crate::pgoutput::Type;
 
 /// Steps from a type to what it is made of, and on. The server allows no type to contain itself; a record
@@ -27,6 +27,8 @@ pub enum Shape {
         /// What stands between them.
         delimiter: u8,
     },
+    /// A composite type: names and type OIDs of its attributes, in their order.
+    Composite(Vec<(String, u32)>),
 }
 
 /// What is known of the source's own types.
@@ -89,6 +91,12 @@ impl Types {
                 element: Box::new(self.form_at(*element, depth + 1)),
                 delimiter: *delimiter,
             },
+            Some(Shape::Composite(attributes)) => {
+                let fields = attributes
+                    .iter()
+                    .map(|(name, type_oid)| Field::new(name, self.form_at(*type_oid, depth + 1)));
+                Form::Composite(fields.collect())
+            }
         }
     }
 }
@@ -133,6 +141,26 @@ mod tests {
             assert_eq!(known.form_of(type_oid), array(NUMBER));
         }
         assert_eq!((known.form_of(30_000), known.beneath(23)), (TEXT, 23));
+    }
+
+    #[test]
+    fn a_composite_type_has_a_field_for_each_attribute() {
+        let attributes = [("n", DOMAIN), ("inner", 20_001)];
+        let known = types(&[
+            (DOMAIN, Shape::Domain(23)),
+            (20_001, Shape::Composite(vec![("t".to_owned(), 25)])),
+            (
+                20_002,
+                Shape::Composite(
+                    attributes
+                        .map(|(name, oid)| (name.to_owned(), oid))
+                        .to_vec(),
+                ),
+            ),
+        ]);
+        let inner = Form::Composite(Box::new([Field::new("t", TEXT)]));
+        let fields = [Field::new("n", NUMBER), Field::new("inner", inner)];
+        assert_eq!(known.form_of(20_002), Form::Composite(Box::new(fields)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A text that is not of the form that its type promises becomes a string as it is: that is what is known.
 
 use super::array::push_array;
+use super::composite::push_composite;
 use super::form::{Form, Scalar};
 use super::text::{is_number, push_string};
 use crate::error::Reason;
@@ -23,6 +24,7 @@ pub(super) fn push_value(out: &mut Vec<u8>, form: &Form, text: &[u8]) -> Result<
     let is_whole = match form {
         Form::Single(scalar) => return push_scalar(out, *scalar, text),
         Form::Array { element, delimiter } => push_array(out, element, *delimiter, text)?,
+        Form::Composite(fields) => push_composite(out, fields, text)?,
     };
     if is_whole {
         return Ok(());

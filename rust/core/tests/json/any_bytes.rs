@@ -3,16 +3,26 @@
 use std::collections::HashMap;
 
 use pgflo_core::Lsn;
-use pgflo_core::json::{CopiedTable, Lines, RowScribe, Scribe, requests};
+use pgflo_core::json::{CopiedTable, Lines, RowScribe, Scribe, Shape, Types, requests};
 use proptest::prelude::*;
 
 use crate::bodies::{Body, NO_POSITION, OID};
 
-/// Types of every form: bool, int4, float8, jsonb, timestamptz, int2vector and arrays of most of them.
-const TYPES: [u32; 11] = [16, 23, 701, 3802, 1184, 22, 1007, 1009, 3807, 1185, 1006];
+const PAIR: u32 = 20_000;
+const PAIRS: u32 = 20_001;
+/// Types of every form: bool, int4, float8, jsonb, timestamptz, int2vector, arrays of most of them, own ones.
+const TYPES: [u32; 13] = [
+    16, 23, 701, 3802, 1184, 22, 1007, 1009, 3807, 1185, 1006, PAIR, PAIRS,
+];
 
 fn scribe() -> Scribe {
-    Scribe::new("shop", [7; 16], HashMap::new())
+    let fields = [("a", 23), ("b", 1009)].map(|(name, oid)| (name.to_owned(), oid));
+    let pairs = Shape::Array {
+        element: PAIR,
+        delimiter: b',',
+    };
+    let shapes = HashMap::from([(PAIR, Shape::Composite(fields.to_vec())), (PAIRS, pairs)]);
+    Scribe::new("shop", [7; 16], HashMap::new()).with_types(Types::new(shapes))
 }
 
 fn check(lines: &Lines) {
@@ -111,6 +121,11 @@ proptest! {
 
     #[test]
     fn anything_like_an_array_is_a_value_of_any_type(text in r#"[\[\]0-9:=]{0,6}[{},"\\ a1N]{0,16}"#) {
+        row(&text);
+    }
+
+    #[test]
+    fn anything_like_a_composite_is_a_value_of_any_type(text in r#"[{(][(){},"\\ a1N]{0,16}[)}]?"#) {
         row(&text);
     }
 
