@@ -1,6 +1,6 @@
 """Imports of libraries without the optional parts that they load although hardly anyone needs them.
 
-Upstream: `pgflo` itself and `pgflo.broker`, at their import. Downstream: structlog, nats-py, which
+Upstream: `pgflo.logs` and `pgflo.broker`, at their import. Downstream: structlog, nats-py, which
 both take what they miss for not installed. Invariant: what is hidden can be imported afterwards.
 
 Every command and every child pays for its imports before it does anything: these two are a third of
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def without(package: str) -> Iterator[None]:
-    """Let the imports of the block find `package` not installed, unless it is loaded already."""
-    if package in sys.modules:
-        yield
-        return
-    # This is what None means there: an import raises ModuleNotFoundError at once.
+    """Let the imports of the block find `package` not installed. One thread may import then."""
     modules: dict[str, object] = sys.modules  # type: ignore[assignment]
+    loaded = modules.get(package)
+    # This is what None means there: an import raises ModuleNotFoundError at once.
     modules[package] = None
     try:
         yield
     finally:
         del modules[package]
+        if loaded is not None:
+            modules[package] = loaded

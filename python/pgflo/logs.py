@@ -13,7 +13,10 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
-import structlog
+from pgflo.lean import without
+
+with without("rich"):  # for tracebacks in colour, which are not wanted here
+    import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping

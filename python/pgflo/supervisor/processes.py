@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.context import ForkServerContext
 
-REPLICATOR_CHILDREN = ("uvloop", "pgflo.replicator.copy_process")
+REPLICATOR_CHILDREN = ("uvloop", "pgflo.logs", "pgflo.replicator.copy_process")
 WORKER_CHILDREN = (
     "uvloop",
+    "pgflo.logs",
     "pgflo.worker.copy_writer",
     "pgflo.worker.writer",
     "pgflo.sinks.postgres.sink",
     "pgflo.sinks.lines",
 )
 """What children run, with all that it imports: once, in the forkserver, 0.3 s of CPU in place of so
-much in each of them. None of it starts a thread."""
+much in each of them; `pgflo.logs` before what it makes lean. None of it starts a thread."""
 
 
 @functools.cache
