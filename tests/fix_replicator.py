@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from tests.fix_postgres import Database
 
+    from pgflo.broker.copy_progress import CopyProgress
     from pgflo.broker.records import GroupRecord, TableRecord
-    from pgflo.replicator.progress import CopyProgress
 
 LIMIT_S = 60.0
 LOOK_S = 0.02

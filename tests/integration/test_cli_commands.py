@@ -82,6 +82,61 @@ def test_status_tells_phase_positions_lag_and_the_copy_of_each_table(running: Pi
     assert status(running, "--source", "host=127.0.0.1 port=1 dbname=x")["source"] is None
 
 
+def test_status_tells_how_fast_a_copy_goes_and_what_it_came_to(pipeline: Pipeline) -> None:
+    # GIVEN a copy that fills the broker, since nobody takes its rows
+    rows = 20000
+    pipeline.source.execute(
+        "CREATE TABLE a (id int PRIMARY KEY, name text)",
+        "INSERT INTO a SELECT n, repeat('n', 500) FROM generate_series(1, 20000) n",
+        "ANALYZE a",
+        "CREATE TABLE b (id int PRIMARY KEY)",
+    )
+    pipeline.copy_schema()
+    limits = ("--range-size", "32kB", "--max-copy-workers", "1", "--stream-max-bytes", "4MB")
+    replicator = pipeline.replicate(*limits)
+    tail = ("--group", pipeline.group, "--nats-url", pipeline.nats_url)
+
+    def rate() -> float | None:
+        if pgflo("status", *tail).returncode:
+            return None
+        tables = status(pipeline)["tables"]
+        return tables[0]["rows_per_s"] if tables else None
+
+    # THEN another process is told rows, rate and the time that is left, of each table and of all
+    eventually(rate, "a rate")
+    told = status(pipeline)
+    (a, b), copy = told["tables"], told["copy"]
+    assert 0 < a["copied_rows"] < a["estimated_rows"]
+    assert abs(a["estimated_rows"] - rows) < rows / 20
+    assert a["copied_bytes"] > 500 * a["copied_rows"]
+    assert 0 < a["fraction"] < 1
+    assert a["rows_per_s"] > 0
+    assert a["eta_s"] > 0
+    assert a["seconds"] > 0
+    assert (b["copied_rows"], b["rows_per_s"], b["eta_s"]) == (0, None, None)
+    assert (copy["tables"], copy["tables_done"], copy["rows"]) == (2, 0, a["copied_rows"])
+    assert copy["eta_s"] > 0
+    shown = pgflo("status", *tail).stdout
+    assert "rows/s" in shown
+    assert " left" in shown
+    # WHEN the replicator is gone, nothing moves, and what it had under way counts no more
+    replicator.kill()
+    told = status(pipeline)
+    assert told["copy"]["rows_per_s"] is told["copy"]["eta_s"] is None
+    assert told["tables"][0]["copied_rows"] == told["tables"][0]["published_rows"]
+    # and what all of it came to can be read when it is done
+    pipeline.replicate(*limits)
+    pipeline.worker()
+    pipeline.wait_caught_up()
+    copy = status(pipeline)["copy"]
+    assert (copy["rows"], copy["tables_done"], copy["fraction"]) == (rows, 2, 1.0)
+    assert copy["ranges"] == copy["ranges_done"]
+    assert copy["eta_s"] == 0
+    assert copy["rows_per_s"] == pytest.approx(rows / copy["seconds"], rel=0.01)
+    (a, b) = status(pipeline)["tables"]
+    assert (a["copied_rows"], a["eta_s"], b["copied_rows"], b["eta_s"]) == (rows, 0.0, 0, 0.0)
+
+
 def test_status_tells_the_ranges_of_a_copy_under_way_and_who_holds_its_snapshot(
     pipeline: Pipeline,
 ) -> None:

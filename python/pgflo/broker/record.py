@@ -20,6 +20,7 @@ from nats.js.api import DiscardPolicy, StorageType
 from pgflo.broker.acknowledgement import WRONG_LAST_SEQUENCE
 from pgflo.broker.connection import CLIENT_ERRORS
 from pgflo.broker.consumer import Consumer
+from pgflo.broker.copy_progress import CopyProgress
 from pgflo.broker.names import Names
 from pgflo.broker.records import (
     ColumnRecord,
@@ -71,6 +72,7 @@ PATIENCE_S = 30.0
 PAUSE_S = 0.2
 READS_AT_ONCE = 32
 GROUP_KEY = "group"
+COPYING_KEY = "copying"
 
 AnyRecord = TypeVar(
     "AnyRecord", GroupRecord, TableRecord, SinkRecord, CopiedRecord, SequencesRecord
@@ -208,6 +210,15 @@ class Record:
             await self.write(key, chunk.to_json())
         for key in set(await self._keys("sequences.*")).difference(keys):
             await self.remove(key)
+
+    async def copying(self) -> CopyProgress | None:
+        """Read how the copy goes, as was told last; the incarnation and run in it may be former."""
+        entry = await self.read(COPYING_KEY)
+        return None if entry is None else CopyProgress.from_json(entry[0], key=COPYING_KEY)
+
+    async def put_copying(self, progress: CopyProgress) -> None:
+        """Tell how the copy goes."""
+        await self.write(COPYING_KEY, progress.to_json())
 
     async def watch(self) -> AsyncGenerator[str, None]:
         """Give all keys there are, then each that changes, without end; a key may come more often.

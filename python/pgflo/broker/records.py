@@ -196,7 +196,7 @@ class TableRecord(Stored):
     ranges: int = 0
     range_blocks: int = 0
     bytes: int = 0
-    """Size of the heap when the ranges were cut."""
+    """Heap and TOAST when the ranges were cut."""
     run: int = 0
     """The run of the copy that owns this record: whoever belongs to an older one writes no more."""
     published: list[tuple[int, int]] = field(default_factory=list)
@@ -212,6 +212,10 @@ class TableRecord(Stored):
     """Which rows of its root it holds, as an SQL condition."""
     types: list[TypeRecord] = field(default_factory=list)
     """What the columns' types are made of, down to types that every server has."""
+    estimated_rows: int | None = None
+    """By the statistics that there were when the ranges were cut; None without any."""
+    copy_s: float = 0.0
+    """Seconds that its ranges were copied for, in all runs."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The copy while it runs: a live table on a terminal, a line every ten seconds elsewhere.
 
 Upstream: `CopyProgress` from the replicator, a few times a second. Downstream: stderr.
-Invariant: nothing goes to stdout, and log lines appear above the live table, not inside it.
+Invariant: nothing goes to stdout, and log lines appear above the live table, not inside it. What
+the copy came to is left on the terminal; elsewhere the replicator's own last line tells it.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from pgflo.status.show import size
+from pgflo.status.show import duration, of_about, rate, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
 
-    from pgflo.replicator.progress import CopyProgress, TableProgress
+    from pgflo.broker.copy_progress import CopyProgress, TableProgress
 
 log = structlog.get_logger("pgflo.cli")
 
 LINE_EVERY_S = 10.0
 SHOWN_TABLES = 12
 """Tables that a terminal shows, those at work first."""
-BAR_CELLS = 24
+NAMED_TABLES = 8
+"""Tables at work that a line names."""
+BAR_CELLS = 16
 
 
 @contextlib.contextmanager
@@ -45,6 +48,7 @@ def shown(group: str, *, color: bool) -> Iterator[Callable[[CopyProgress], None]
     def update(progress: CopyProgress) -> None:
         if progress.finished:
             live.stop()
+            console.print(draw(progress))
             return
         live.start()
         live.update(draw(progress), refresh=True)
@@ -58,23 +62,35 @@ def shown(group: str, *, color: bool) -> Iterator[Callable[[CopyProgress], None]
 class Lines:
     """Progress as log lines."""
 
-    def __init__(self, group: str) -> None:
-        self.group = group
-        self.next_at = time.monotonic() + LINE_EVERY_S
+    def __init__(self, group: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds."""
+        self._group = group
+        self._clock = clock
+        self._next_s = clock() + LINE_EVERY_S
 
     def __call__(self, progress: CopyProgress) -> None:
         """Log, if ten seconds have passed since the last line."""
-        if progress.finished or time.monotonic() < self.next_at:
+        if progress.finished or self._clock() < self._next_s:
             return
-        self.next_at = time.monotonic() + LINE_EVERY_S
+        self._next_s = self._clock() + LINE_EVERY_S
         log.info(
             "copying",
-            group=self.group,
-            tables_done=sum(_done(table) for table in progress.tables),
-            tables=len(progress.tables),
-            percent=_percent(progress),
-            rows=sum(table.rows for table in progress.tables),
-            bytes=sum(table.bytes for table in progress.tables),
+            group=self._group,
+            percent=int(100 * progress.fraction),
+            tables=f"{progress.tables_done}/{len(progress.tables)}",
+            ranges=f"{progress.ranges_done}/{progress.ranges}",
+            rows=progress.rows,
+            bytes=progress.bytes,
+            **_known(
+                estimated_rows=progress.estimated_rows,
+                rows_per_s=progress.rows_per_s,
+                eta_s=progress.eta_s,
+            ),
+            at_work=[
+                f"{table.table} {table.ranges_done}/{table.ranges}"
+                for table in progress.tables
+                if table.ranges_running
+            ][:NAMED_TABLES],
         )
 
 
@@ -87,7 +103,7 @@ def draw(progress: CopyProgress) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("table", no_wrap=True)
     table.add_column("copied", no_wrap=True)
-    for title in ("ranges", "rows", "bytes"):
+    for title in ("ranges", "rows", "bytes", "rows/s", "time" if progress.finished else "left"):
         table.add_column(title, justify="right", no_wrap=True)
     ordered = sorted(progress.tables, key=_rank)
     for one in ordered[:SHOWN_TABLES]:
@@ -95,41 +111,48 @@ def draw(progress: CopyProgress) -> RenderableType:
             one.table,
             _bar(one),
             f"{one.ranges_done}/{one.ranges}",
-            f"{one.rows:,}",
+            of_about(one.rows, one.estimated_rows),
             size(one.bytes),
+            rate(one.rows_per_s),
+            _time(one, finished=progress.finished),
         )
-    rows = sum(one.rows for one in progress.tables)
-    done = sum(_done(one) for one in progress.tables)
     rest = len(ordered) - SHOWN_TABLES
-    now = time.monotonic()
-    elapsed_s = now - min((one.started_at or now for one in ordered), default=now)
-    foot = (
-        f"{_percent(progress)} %  {done} of {len(ordered)} tables"
-        f"{f' ({rest} not shown)' if rest > 0 else ''}  {rows:,} rows"
-        f"  {rows / max(elapsed_s, 0.001):,.0f} rows/s"
-    )
-    return Group(table, Text(foot, style="bold"))
+    if rest > 0:
+        table.add_row(f"{rest} more")
+    return Group(table, Text(_sum(progress), style="bold"))
+
+
+def _sum(progress: CopyProgress) -> str:
+    begin = "copied" if progress.finished else f"{int(100 * progress.fraction)} %"
+    words = [
+        f"{begin}  {progress.tables_done} of {len(progress.tables)} tables",
+        f"{of_about(progress.rows, progress.estimated_rows)} rows",
+        size(progress.bytes),
+    ]
+    if progress.rows_per_s is not None:
+        words.append(f"{rate(progress.rows_per_s)} rows/s, {size(progress.bytes_per_s)}/s")
+    words.append(duration(progress.seconds))
+    if not progress.finished and progress.eta_s is not None:
+        words.append(f"{duration(progress.eta_s)} left")
+    return "  ".join(words)
+
+
+def _time(table: TableProgress, *, finished: bool) -> str:
+    if finished:
+        return duration(table.seconds)
+    return "" if table.is_done or table.eta_s is None else duration(table.eta_s)
 
 
 def _bar(table: TableProgress) -> str:
-    filled = round(BAR_CELLS * table.ranges_done / max(1, table.ranges))
+    filled = int(BAR_CELLS * table.fraction)
     return "━" * filled + "╌" * (BAR_CELLS - filled)
 
 
-def _done(table: TableProgress) -> bool:
-    return table.finished_at is not None
-
-
 def _rank(table: TableProgress) -> tuple[int, int]:
-    stage = 2 if _done(table) else 0 if table.started_at is not None else 1
-    return stage, -table.heap_bytes
+    stage = 2 if table.is_done else 0 if table.is_begun else 1
+    return stage, -table.source_bytes
 
 
-def _percent(progress: CopyProgress) -> int:
-    """Give the share of heap bytes whose ranges are published; ranges of a table weigh the same."""
-    total = sum(max(1, table.heap_bytes) for table in progress.tables)
-    done = sum(
-        max(1, table.heap_bytes) * table.ranges_done / max(1, table.ranges)
-        for table in progress.tables
-    )
-    return int(100 * done / max(1, total))
+def _known(**numbers: float | None) -> dict[str, int]:
+    """Give what is known, in whole numbers."""
+    return {name: round(number) for name, number in numbers.items() if number is not None}

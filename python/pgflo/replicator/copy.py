@@ -19,7 +19,6 @@ Small messages cross the pipes: tasks down, reports up. Rows never do.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -30,8 +29,8 @@ from pgflo.broker.topology import purge_through, stream_state
 from pgflo.errors import Kind, PgfloError
 from pgflo.replicator.copied import is_all_applied
 from pgflo.replicator.copy_process import CopyJob, RangeReport, RangeTask
+from pgflo.replicator.copy_report import CopyReport, table_published
 from pgflo.replicator.copy_worker import CopyWorker, WorkerGone
-from pgflo.replicator.progress import CopyTally
 from pgflo.replicator.range_queue import RangeQueue
 from pgflo.source.shared_snapshot import snapshot_lost
 from pgflo.supervisor.race import all_of, first_of
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pgflo.broker.connection import Broker
+    from pgflo.broker.copy_progress import CopyProgress
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import ReplicateSettings
     from pgflo.replicator.group import Group
-    from pgflo.replicator.progress import CopyProgress
     from pgflo.replicator.range_queue import CopyTable
     from pgflo.replicator.sinks import Sinks
     from pgflo.source.shared_snapshot import SharedSnapshot
@@ -82,7 +81,8 @@ class Copy:
         self._settings = settings
         self._snapshot = snapshot
         self._sinks = sinks
-        self._tally = CopyTally(group.tables.values(), watcher)
+        self._report = CopyReport(group, watcher)
+        self._tally = self._report.tally
         self._changed = asyncio.Event()
         self._recording = asyncio.Event()
         self._choosing = asyncio.Lock()
@@ -109,6 +109,7 @@ class Copy:
     async def run(self) -> None:
         """Publish every range that is left. Raises `PgfloError`; COPY_BROKEN with the snapshot."""
         lanes = self.lanes
+        await self._report.begin()
         await _insist(lambda: self._group.put(lanes=max(lanes, self._group.value.lanes)))
         log.info(
             "copying",
@@ -117,22 +118,15 @@ class Copy:
             processes=lanes,
             run=self._group.value.copy_runs,
         )
-        started_at = time.monotonic()
         await first_of(
             # The ledger's last word is waited for: a write that is cut off may count or not.
             all_of(self._fill_lanes(lanes), self._keep_ledger()),
             self._lose_snapshot(),
             self._report_queued(),
+            self._report.run(),
         )
-        self._tally.tell_if_due(finished=True)
+        await self._report.finish()
         await _insist(lambda: self._group.put(phase=Phase.STREAMING, snapshot=None))
-        seconds = time.monotonic() - started_at
-        log.info(
-            "copy published",
-            rows=self._queue.rows,
-            bytes=self._queue.published_bytes,
-            seconds=round(seconds, 1),
-        )
 
     async def _fill_lanes(self, lanes: int) -> None:
         await all_of(*(self._fill_lane(lane) for lane in range(lanes)))
@@ -171,9 +165,10 @@ class Copy:
             async with self._choosing:
                 table = self._queue.next_table()
                 if table is not None and await self._has_room():
-                    self._tally.start(table.name)
                     self._recording.set()
-                    return self._queue.take(table)
+                    task = self._queue.take(table)
+                    self._tally.start(task.relation_oid, task.range_no)
+                    return task
             try:
                 async with asyncio.timeout(PAUSE_S):
                     await self._changed.wait()
@@ -182,8 +177,8 @@ class Copy:
         return None
 
     async def _done(self, task: RangeTask, report: RangeReport, lane: int) -> None:
-        table = self._queue.finish(task, report, lane)
-        self._tally.finish_range(table.name, task.range_no, report.rows, report.bytes)
+        self._queue.finish(task, report, lane)
+        self._tally.finish_range(task.relation_oid, task.range_no, report.rows, report.bytes)
         self._tally.tell_if_due()
         self._changed.set()
         self._recording.set()
@@ -193,7 +188,7 @@ class Copy:
         source_failed = not report.code.startswith("broker.")
         failures = self._queue.give_back(task, source_failed=source_failed)
         table = self._queue.tables[task.relation_oid].name
-        self._tally.forget_range(table, task.range_no)
+        self._tally.forget_range(task.relation_oid, task.range_no)
         self._changed.set()
         text = f"range {task.range_no} of {table}: {report.text}"
         if report.code == errors.BROKER_WENT_BACK.code:
@@ -261,6 +256,8 @@ class Copy:
             if not await self._snapshot.holds(unproved):
                 raise snapshot_lost()
             self._queue.publish(unproved)
+            for oid in unproved:
+                self._queue.tables[oid].change(copy_s=round(self._tally.seconds(oid), 3))
         changed = [table for table in self._queue.tables.values() if not table.is_recorded]
         for first in range(0, len(changed), RECORDS_AT_ONCE):
             await all_of(*(self._put(table) for table in changed[first : first + RECORDS_AT_ONCE]))
@@ -270,7 +267,7 @@ class Copy:
         await _insist(lambda: self._group.put_table(record))
         table.is_recorded = table.record is record
         if record.state is TableState.PUBLISHED:
-            log.info("table published", table=table.name, rows=record.published_rows)
+            table_published(record)
 
     async def _lose_snapshot(self) -> None:
         raise await self._snapshot.lost()
@@ -281,10 +278,8 @@ class Copy:
             await self._snapshot.report_queued()
 
     def _on_moved(self, task: RangeTask) -> Callable[[RangeReport], None]:
-        name = self._queue.tables[task.relation_oid].name
-
         def moved(report: RangeReport) -> None:
-            self._tally.move_range(name, task.range_no, report.rows, report.bytes)
+            self._tally.move_range(task.relation_oid, task.range_no, report.rows, report.bytes)
             self._tally.tell_if_due()
 
         return moved

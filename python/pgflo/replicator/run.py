@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pgflo.broker.connection import Broker
+    from pgflo.broker.copy_progress import CopyProgress
     from pgflo.config.settings import ReplicateSettings
-    from pgflo.replicator.progress import CopyProgress
     from pgflo.source.shared_snapshot import SharedSnapshot
 
 log = structlog.get_logger("pgflo.replicator")

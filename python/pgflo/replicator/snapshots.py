@@ -95,6 +95,7 @@ async def describe_tables(
             ranges=planned[oid].ranges,
             range_blocks=planned[oid].range_blocks,
             bytes=planned[oid].total_bytes,
+            estimated_rows=planned[oid].estimated_rows,
         )
         for oid, table in described.items()
     ]

@@ -8,7 +8,7 @@ can see, also rows in blocks that were added after the sizes were read (the last
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ RANGES_PER_WORKER = 4
 
 _SIZES = """
 SELECT c.oid::int8, pg_relation_size(c.oid, 'main')::int8, pg_table_size(c.oid)::int8,
-       current_setting('block_size')::int, coalesce(a.amname = 'heap', false)
+       current_setting('block_size')::int, coalesce(a.amname = 'heap', false),
+       c.reltuples::float8, c.relpages
 FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
 WHERE c.oid = ANY (%s::oid[])
 """
@@ -37,6 +38,8 @@ class TableRanges:
     range_blocks: int
     """Blocks per range; 0 for a table that is read in one scan."""
     total_bytes: int
+    estimated_rows: int | None = None
+    """By statistics, scaled to the present size; None for a table that was never analysed."""
 
     def bounds(self, range_no: int) -> tuple[int, int | None] | None:
         """First block of a range and the block behind it (None: open); None for one whole scan."""
@@ -53,17 +56,31 @@ async def plan(
     """Read the tables' sizes and cut them. One query; files are asked, not statistics."""
     rows = await (await conn.execute(_SIZES, (oids,))).fetchall()
     return {
-        oid: cut(
-            oid,
-            heap_bytes=heap_bytes,
-            total_bytes=total_bytes,
-            block_bytes=block_bytes,
-            has_ctid_ranges=is_heap,
-            range_bytes=range_bytes,
-            workers_per_table=workers_per_table,
+        oid: replace(
+            cut(
+                oid,
+                heap_bytes=heap_bytes,
+                total_bytes=total_bytes,
+                block_bytes=block_bytes,
+                has_ctid_ranges=is_heap,
+                range_bytes=range_bytes,
+                workers_per_table=workers_per_table,
+            ),
+            estimated_rows=0
+            if is_heap and not heap_bytes
+            else estimate_rows(heap_bytes // block_bytes, rows_then, blocks_then),
         )
-        for oid, heap_bytes, total_bytes, block_bytes, is_heap in rows
+        for oid, heap_bytes, total_bytes, block_bytes, is_heap, rows_then, blocks_then in rows
     }
+
+
+def estimate_rows(blocks: int, rows_then: float, blocks_then: int) -> int | None:
+    """Scale what statistics knew of a table to its blocks of now; None if they knew nothing."""
+    if rows_then < 0:
+        return None
+    if blocks_then > 0:
+        return round(rows_then / blocks_then * blocks)
+    return round(rows_then) or None
 
 
 def cut(

@@ -19,12 +19,15 @@ import structlog
 
 from pgflo import _core
 from pgflo.broker import topology
+from pgflo.broker.copy_progress import standing
 from pgflo.broker.names import Names
 from pgflo.broker.stored import is_missing
 from pgflo.errors import GROUP_UNKNOWN, PgfloError
+from pgflo.status import copying
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
+    from pgflo.broker.copy_progress import CopyProgress, TableProgress
     from pgflo.broker.record import GroupRecord, Record, SinkRecord, TableRecord
 
 log = structlog.get_logger("pgflo.status")
@@ -71,8 +74,40 @@ class TableLook:
     published_rows: int
     published_bytes: int
     bytes: int
+    """Heap and TOAST at the source."""
     applied: dict[str, int]
     """Sink → ranges it has committed."""
+    copied_rows: int
+    """With those of ranges under way."""
+    copied_bytes: int
+    estimated_rows: int | None
+    """Of the whole table."""
+    fraction: float
+    seconds: float
+    rows_per_s: float | None
+    bytes_per_s: float | None
+    eta_s: float | None
+    """0 when the table is published, None while it cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLook:
+    """The copy of all tables, with ranges under way."""
+
+    tables: int
+    tables_done: int
+    ranges: int
+    ranges_done: int
+    rows: int
+    estimated_rows: int | None
+    bytes: int
+    source_bytes: int
+    fraction: float
+    seconds: float
+    rows_per_s: float | None
+    """At present; the mean when all is published."""
+    bytes_per_s: float | None
+    eta_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +170,7 @@ class Snapshot:
     source: SourceState | None
     stream: StreamLook | None
     holder: HolderLook | None = None
+    copy: CopyLook | None = None
     tables: list[TableLook] = field(default_factory=list)
     sinks: list[SinkLook] = field(default_factory=list)
 
@@ -166,6 +202,8 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
     sinks = await record.sinks()
     tables = {oid: table for oid, table in (await record.tables()).items() if oid in group.tables}
     applied = {name: await record.copied(name) for name in sinks}
+    progress = await copying.look(record, group, tables.values())
+    under_way = {table.oid: table for table in progress.tables} if progress else {}
     return Snapshot(
         group=record.group_name,
         mode=group.mode,
@@ -178,9 +216,11 @@ async def gather(broker: Broker, record: Record, source_conninfo: str | None) ->
         source=source,
         stream=stream,
         holder=_holder(group),
+        copy=_copy(progress) if progress else None,
         tables=[
             _table(
                 table,
+                under_way.get(table.oid) or standing(table),
                 {
                     name: len(of[table.oid].ranges)
                     for name, of in applied.items()
@@ -200,7 +240,29 @@ def _holder(group: GroupRecord) -> HolderLook | None:
     return HolderLook(held.backend_pid, held.pid, held.host) if held is not None else None
 
 
-def _table(table: TableRecord, applied: dict[str, int]) -> TableLook:
+def _copy(progress: CopyProgress) -> CopyLook:
+    return CopyLook(
+        tables=len(progress.tables),
+        tables_done=progress.tables_done,
+        ranges=progress.ranges,
+        ranges_done=progress.ranges_done,
+        rows=progress.rows,
+        estimated_rows=progress.estimated_rows,
+        bytes=progress.bytes,
+        source_bytes=progress.source_bytes,
+        fraction=round(progress.fraction, 4),
+        seconds=round(progress.seconds, 3),
+        rows_per_s=_rounded(progress.rows_per_s),
+        bytes_per_s=_rounded(progress.bytes_per_s),
+        eta_s=_rounded(progress.eta_s),
+    )
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 1)
+
+
+def _table(table: TableRecord, progress: TableProgress, applied: dict[str, int]) -> TableLook:
     return TableLook(
         name=table.name,
         schema=table.schema,
@@ -213,6 +275,14 @@ def _table(table: TableRecord, applied: dict[str, int]) -> TableLook:
         published_bytes=table.published_bytes,
         bytes=table.bytes,
         applied=applied,
+        copied_rows=progress.rows,
+        copied_bytes=progress.bytes,
+        estimated_rows=progress.estimated_rows,
+        fraction=round(progress.fraction, 4),
+        seconds=round(progress.seconds, 3),
+        rows_per_s=_rounded(progress.rows_per_s),
+        bytes_per_s=_rounded(progress.bytes_per_s),
+        eta_s=_rounded(progress.eta_s),
     )
 
 

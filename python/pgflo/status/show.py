@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pgflo.status.gather import Snapshot, TableLook
+    from pgflo.status.gather import CopyLook, Snapshot, TableLook
 
 KIB = 1024
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -44,6 +44,31 @@ def seconds(count: float | None) -> str:
     return f"{count:.1f} s" if count < 120 else f"{count / 60:.0f} min"
 
 
+def duration(count: float | None) -> str:
+    """Write how long something takes."""
+    if count is None:
+        return "?"
+    if count < 60:
+        return f"{count:.0f} s"
+    minutes, rest = divmod(round(count), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def rate(count: float | None) -> str:
+    """Write rows per second; nothing for what is not known."""
+    return "" if count is None else f"{count:,.0f}"
+
+
+def of_about(rows: int, estimated_rows: int | None) -> str:
+    """Write how many rows of how many."""
+    if estimated_rows is None or estimated_rows <= rows:
+        return f"{rows:,}"
+    return f"{rows:,} of ~{estimated_rows:,}"
+
+
 def draw(snapshot: Snapshot) -> RenderableType:
     """Draw the snapshot for a terminal."""
     parts: list[RenderableType] = [_head(snapshot)]
@@ -69,6 +94,8 @@ def draw(snapshot: Snapshot) -> RenderableType:
     copied = [table for table in snapshot.tables if table.ranges]
     if copied:
         parts.append(_tables(copied, [sink.name for sink in snapshot.sinks]))
+    if snapshot.copy is not None:
+        parts.append(_copy(snapshot.copy))
     return Group(*parts)
 
 
@@ -136,19 +163,38 @@ def _tables(tables: list[TableLook], sinks: list[str]) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("table")
     table.add_column("copy")
-    for title in ("ranges", "waiting", "copying", "published", "rows"):
+    for title in ("ranges", "copying", "rows", "size", "rows/s", "left"):
         table.add_column(title, justify="right")
     for sink in sinks:
         table.add_column(f"applied by {sink}", justify="right")
     for one in tables:
+        is_done = one.published_ranges >= one.ranges
         table.add_row(
             f"{one.schema}.{one.name}",
             one.state,
-            f"{one.ranges:,}",
-            f"{one.waiting_ranges:,}",
+            f"{one.published_ranges:,}/{one.ranges:,}",
             f"{one.copying_ranges:,}",
-            f"{one.published_ranges:,}",
-            f"{one.published_rows:,}",
+            of_about(one.copied_rows, one.estimated_rows),
+            size(one.copied_bytes),
+            rate(one.rows_per_s),
+            "" if is_done or one.eta_s is None else duration(one.eta_s),
             *(f"{one.applied.get(sink, 0):,}" for sink in sinks),
         )
     return table
+
+
+def _copy(copy: CopyLook) -> RenderableType:
+    """Sum the tables up."""
+    words = [
+        f"{100 * copy.fraction:.0f} %" if copy.fraction < 1 else "copy published",
+        f"{copy.tables_done:,} of {copy.tables:,} tables",
+        f"{copy.ranges_done:,} of {copy.ranges:,} ranges",
+        f"{of_about(copy.rows, copy.estimated_rows)} rows",
+        size(copy.bytes),
+    ]
+    if copy.rows_per_s is not None:
+        words.append(f"{copy.rows_per_s:,.0f} rows/s, {size(copy.bytes_per_s)}/s")
+    words.append(duration(copy.seconds))
+    if copy.eta_s:
+        words.append(f"{duration(copy.eta_s)} left")
+    return Text("  ".join(words), style="bold")

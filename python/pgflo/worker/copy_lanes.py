@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -45,6 +46,9 @@ OWN_LANE_PATIENCE_S = 5.0
 SHARED_LANE_PATIENCE_S = 0.2
 """With fewer, a lane that brings nothing is left for another."""
 
+
+LINE_EVERY_S = 10.0
+"""Between two log lines that say how far the copy is."""
 
 GOODBYE_S = 2.0
 """How long the last word to the group may take."""
@@ -112,7 +116,7 @@ class CopyLanes:
         finally:
             await asyncio.gather(*(child.close(at_once=True) for child in self._children))
             await self._say_goodbye()
-        log.info("copy complete", tables=len(view.tables))
+        log.info("copy complete", **self._figures(await self._view.wait(lambda _: True)))
 
     def _is_complete(self, view: View) -> bool:
         if len(view.tables) < len(view.group.tables):
@@ -217,9 +221,26 @@ class CopyLanes:
                 await self._tell_copied()
 
     async def _tell(self) -> NoReturn:
+        line_s = time.monotonic() + LINE_EVERY_S
         while True:
             await self._tell_copied()
+            if time.monotonic() >= line_s:
+                line_s = time.monotonic() + LINE_EVERY_S
+                figures = self._figures(await self._view.wait(lambda _: True))
+                log.info("loading the copy", **figures)
             await asyncio.sleep(1.0)
+
+    def _figures(self, view: View) -> dict[str, str | int]:
+        """Count tables, ranges and rows that are committed."""
+        tables = list(view.tables.values())
+        done = [self._done.get((table.oid, table.snapshot_lsn), {}) for table in tables]
+        complete = sum(self._is_copied(table) for table in tables)
+        ranges = sum(table.ranges for table in tables)
+        return {
+            "tables": f"{complete}/{len(tables)}",
+            "ranges": f"{sum(map(len, done))}/{ranges}",
+            "rows": sum(sum(of.values()) for of in done),
+        }
 
     async def _tell_copied(self) -> None:
         view = await self._view.wait(lambda _: True)
