@@ -18,7 +18,7 @@ from psycopg import sql
 from tests.fix_property import within_budget
 from tests.oracle.wire import lengths_prefixed
 from tests.property.own_types import CREATE_OWN_TYPES, OWN_TYPES, OWN_VALUES
-from tests.property.type_values import BOUNDED, VALUES
+from tests.property.type_values import BOUNDED, ODD_TYPES, UNKNOWN_TYPES, VALUES
 
 from pgflo import _core
 from pgflo.source import own_types
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
     from tests.fix_postgres import Database
 
 INCARNATION = uuid.UUID(int=0x5F0C9A12 << 96)
-
-ODD_TYPES = {
-    # No input function that takes anything, or only made by the server for itself.
-    "gtsvector",
-    "pg_node_tree",
-    "pg_ndistinct",
-    "pg_dependencies",
-    "pg_mcv_list",
-    "pg_brin_bloom_summary",
-    "pg_brin_minmax_multi_summary",
-    "pg_ddl_command",
-}
 
 Row = dict[str, str | list[Any] | None]
 
@@ -188,12 +176,7 @@ def judge(source: Database) -> Iterator[Judge]:
 
 
 def test_every_type_of_the_server_has_values_here(source: Database) -> None:
-    found = source.rows(
-        "SELECT typname::text FROM pg_type WHERE oid < 10000 AND typtype IN ('b', 'r', 'm')"
-        " AND (typelem = 0 OR typname !~ '^_') AND typname <> ALL (%s)",
-        [[*ODD_TYPES, *(name.strip('"') for name in VALUES)]],
-    )
-    assert found == []
+    assert source.rows(UNKNOWN_TYPES, [[*ODD_TYPES, *(name.strip('"') for name in VALUES)]]) == []
 
 
 @within_budget(row=rows(), piece_bytes=st.sampled_from((1, 7, 1000)))
