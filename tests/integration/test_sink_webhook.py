@@ -15,6 +15,7 @@ from tests.fix_sinks import cut, hang, source_rows, status, take, wait_end, wait
 from pgflo.errors import Exit
 
 if TYPE_CHECKING:
+    import pytest
     from tests.fix_sinks import Event, ToWebhook
     from tests.fix_stream import Stream
 
@@ -88,6 +89,27 @@ async def test_it_gives_up_after_as_many_attempts_as_it_is_told(
     assert await asyncio.to_thread(to_webhook.run, "--retry-max-attempts", "3") == Exit.SINK
     assert len(to_webhook.receiver.seen) == 3
     assert "sink.receiver" in to_webhook.tail()
+
+
+async def test_a_proxy_of_the_environment_is_used_but_for_hosts_that_are_left_out(
+    to_webhook: ToWebhook, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = to_webhook.receiver
+    await publish(stream, TABLE, "INSERT INTO t VALUES (1, 1)")
+    # The receiver stands in for a proxy: that one gets the whole address, and answers for it.
+    monkeypatch.setenv("http_proxy", receiver.url.removesuffix("/hook").removeprefix("http://"))
+    elsewhere = ("--webhook-url", "http://elsewhere.invalid/hook")
+    assert await asyncio.to_thread(to_webhook.run, *elsewhere) == 0
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    await publish(stream, "INSERT INTO t VALUES (2, 2)")
+    assert await asyncio.to_thread(to_webhook.run) == 0
+    hosts = [headers["Host"] for _, _, headers in receiver.seen]
+    assert hosts == ["elsewhere.invalid", receiver.url.split("/")[2]]
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy")
+    assert await asyncio.to_thread(to_webhook.run) == Exit.USAGE
+    assert "http_proxy names a proxy" in to_webhook.tail()
 
 
 async def test_requests_side_by_side_keep_the_order_of_each_key(

@@ -19,6 +19,7 @@ import hmac
 import ipaddress
 import random
 import time
+import urllib.request
 from collections import defaultdict
 from email.utils import parsedate_to_datetime
 from itertools import groupby
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import aiohttp
 import structlog
+import uvloop
 from yarl import URL
 
 from pgflo import _core, errors
@@ -76,7 +78,8 @@ class Webhook(Outlet):
         self._url = URL(settings.url.get_secret_value())
         self._key = None if settings.secret is None else key_of(settings.secret.get_secret_value())
         self._retry = opening.settings.retry
-        self._runner = asyncio.Runner()
+        self._proxy = proxy_of(self._url)
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._session: aiohttp.ClientSession | None = None
 
     def write(self, events: Events) -> None:
@@ -143,7 +146,11 @@ class Webhook(Outlet):
         """Post once; give what is in the way, if anything is, and how long we are asked to wait."""
         try:
             async with session.post(
-                self._url, data=request.body, headers=self._headers(request), allow_redirects=False
+                self._url,
+                data=request.body,
+                headers=self._headers(request),
+                allow_redirects=False,
+                proxy=self._proxy,
             ) as response:
                 status = response.status
                 if 200 <= status < 300:
@@ -179,7 +186,6 @@ class Webhook(Outlet):
                 connector=aiohttp.TCPConnector(limit=self._settings.concurrency),
                 timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,  # proxies are named in the environment
             )
         return self._session
 
@@ -201,6 +207,7 @@ def of(settings: WebhookSettings | None) -> WebhookSettings:
         raise PgfloError(errors.CONFIG, "--webhook-url is no address of the form https://HOST/PATH")
     if settings.secret is not None:
         key_of(settings.secret.get_secret_value())
+    proxy_of(url)
     return settings
 
 
@@ -209,6 +216,21 @@ def warn(settings: WebhookSettings) -> None:
     url = URL(settings.url.get_secret_value())
     if url.scheme == "http" and not _is_loopback(url.host or ""):
         log.warning("rows are posted over http, in the clear", receiver=url.host)
+
+
+def proxy_of(url: URL) -> str | None:
+    """Find the proxy that the environment names for an address; None: there is none.
+
+    Once: aiohttp would look for it with each request, in another thread, for 0.3 ms. Raises
+    `PgfloError` CONFIG for one that is not spoken to by HTTP.
+    """
+    named = urllib.request.getproxies().get(url.scheme)
+    if not named or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
+        return None
+    proxy = named if "://" in named else f"http://{named}"
+    if not proxy.startswith(("http://", "https://")):
+        raise PgfloError(errors.CONFIG, f"{url.scheme}_proxy names a proxy that is not http://…")
+    return proxy
 
 
 def _is_loopback(host: str) -> bool:
