@@ -9,10 +9,11 @@ import argparse
 import dataclasses
 import platform
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benches.e2e import backlog, bigtx, copy, latency, profile, roles, ruled, usage
+from benches.e2e import backlog, bigtx, copy, latency, profile, roles, ruled, sinks, usage
 from benches.e2e.bars import Verdicts, say
 from benches.e2e.bed import Bed, servers
 from benches.e2e.loads import mixed_load, pgbench_load
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from benches.e2e.observe import Piece
     from benches.e2e.usage import Costs
 
-WHAT = ("copy", "pgbench", "mixed", "rules", "latency", "bigtx")
+WHAT = ("copy", "pgbench", "mixed", "rules", "sinks", "latency", "bigtx")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Sizes:
 
 
 FULL = Sizes()
+SINKS_SMALL_PART = 2
+"""The backlog that memory is compared with is so many times smaller."""
 SHORT = Sizes(
     rounds=1,
     rows=200_000,
@@ -124,6 +127,30 @@ def run_rules(bed: Bed, load: Load, rounds: int, verdicts: Verdicts) -> None:
         say(_costs("without rules", result.plain, result.changes))
         say(_costs("with rules", result.ruled, result.changes))
     verdicts.ratio("rules", ratios, than="without rules")
+
+
+def run_sinks(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
+    """Let each sink of JSON lines empty the same backlog; a small one before tells its memory."""
+    transactions = sizes.mixed_transactions
+    small = mixed_load(transactions=max(1, transactions // SINKS_SMALL_PART))
+    load = mixed_load(transactions=transactions)
+    say(f"JSON lines, {load.name}; before that {small.name}, for memory alone")
+    before = sinks.one_round(bed, small, 0).peaks_mb()
+    rates: dict[str, list[float]] = defaultdict(list)
+    for number in range(1, sizes.rounds + 1):
+        result = sinks.one_round(bed, load, number)
+        json_mb = result.json_bytes / usage.MB
+        say(f"  round {number}: {result.changes} changes, {json_mb:.0f} MB of JSON, data equal")
+        say(f"    cat of the lines into a file {result.cat_s:.2f} s")
+        for name, piece in result.pieces.items():
+            rate = result.changes / piece.seconds
+            rates[name].append(rate)
+            say(f"    {name} {piece.seconds:.2f} s ({rate:.0f}/s)")
+            say(usage.lines(piece.costs, result.changes))
+        verdicts.flat("sinks", before, result.peaks_mb())
+    for name, each in rates.items():
+        if name != sinks.FROM_SOURCE:
+            verdicts.rate(name, each)
 
 
 def run_latency(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
@@ -214,6 +241,8 @@ def main() -> int:
         if "rules" in wanted:
             mixed = mixed_load(transactions=sizes.mixed_transactions)
             run_rules(bed, mixed, sizes.rounds, verdicts)
+        if "sinks" in wanted:
+            run_sinks(bed, sizes, verdicts)
         if "latency" in wanted:
             run_latency(bed, sizes, verdicts)
         if "bigtx" in wanted:

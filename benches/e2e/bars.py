@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 RATIO_BARS = {"copy": 0.6, "pgbench": 2.0, "mixed": 1.3, "rules": 0.8}
 """Least acceptable ratio native seconds / pgflo seconds: above 1, pgflo is the faster one.
 Of rules: seconds without them / seconds with them."""
+RATE_BARS = {"stdout": 150_000.0, "file": 150_000.0, "webhook": 20_000.0}
+"""Least acceptable changes per second from the broker into a sink. Not a ratio, so it depends on
+the machine; this is for 2 cores of the year 2026."""
 LATENCY_BARS_MS = {"p50": 10.0, "p99": 50.0}
 """From commit at the source to the row at the destination."""
 MEMORY_BAR_MB = 200.0
 """Peak resident memory of any process of ours during a transaction of any size."""
+GROWTH_BAR_MB = 30.0
+"""Peak resident memory of a process may so much exceed that of a tenth of the work: epochs are full
+then, and what was freed is not returned at once."""
 
 
 def say(text: str) -> None:
@@ -47,6 +53,15 @@ class Verdicts:
             passed=median >= bar,
         )
 
+    def rate(self, name: str, rates_per_s: Sequence[float]) -> None:
+        """Hold the median of the rounds against the bar of the sink `name`."""
+        median, bar = statistics.median(rates_per_s), RATE_BARS[name]
+        rounds = ", ".join(f"{rate:.0f}" for rate in rates_per_s)
+        self._judge(
+            f"{name}: median {median:.0f} changes/s (rounds {rounds}; bar {bar:.0f})",
+            passed=median >= bar,
+        )
+
     def latency(self, rounds_ms: Mapping[str, Sequence[float]]) -> None:
         """Hold the median of each percentile over the rounds against its bar."""
         for name, bar_ms in LATENCY_BARS_MS.items():
@@ -63,6 +78,17 @@ class Verdicts:
         self._judge(
             f"{name}: largest process {role}, {peaks_mb[role]:.0f} MB (bar {MEMORY_BAR_MB:.0f} MB)",
             passed=peaks_mb[role] <= MEMORY_BAR_MB,
+        )
+
+    def flat(
+        self, name: str, before_mb: Mapping[str, float], after_mb: Mapping[str, float]
+    ) -> None:
+        """Hold the peaks of a large piece of work against those of a small one, role by role."""
+        role = max(before_mb, key=lambda role: after_mb[role] - before_mb[role])
+        self._judge(
+            f"{name}: memory grows most in {role}, from {before_mb[role]:.0f} to"
+            f" {after_mb[role]:.0f} MB (bar {GROWTH_BAR_MB:.0f} MB more)",
+            passed=after_mb[role] - before_mb[role] <= GROWTH_BAR_MB,
         )
 
     def promise(self, text: str, *, kept: bool) -> None:

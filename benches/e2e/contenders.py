@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from psycopg import sql
 
@@ -59,24 +59,47 @@ class Pgflo:
         shards = () if self.bed.shards == 1 else ("--shards", str(self.bed.shards))
         return (*shards, *self.worker_flags)
 
-    def _start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
-        with log.open("ab") as stderr:
+    @property
+    def _log(self) -> Path:
+        return self.bed.directory / f"{self.group}.log"
+
+    def start(self, *arguments: str, stdout: BinaryIO | None = None) -> subprocess.Popen[bytes]:
+        """Start one command of the group, as its user types it."""
+        with self._log.open("ab") as stderr:
             return subprocess.Popen(
-                [sys.executable, "-m", "pgflo", *arguments], env=self._environment, stderr=stderr
+                [sys.executable, "-m", "pgflo", *arguments],
+                env=self._environment,
+                stdout=stdout,
+                stderr=stderr,
             )
+
+    def finish(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
+        """Wait for a command that ends by itself, which must be with exit 0."""
+        try:
+            process.wait(limit_s)
+        except BaseException:
+            process.terminate()
+            self._show_log()
+            raise
+        if process.returncode:
+            self._show_log()
+            message = f"{process.args!r} ended with exit {process.returncode}"
+            raise AssertionError(message)
+
+    def _show_log(self) -> None:
+        sys.stderr.write(self._log.read_text(errors="replace")[-4000:])
 
     @contextlib.contextmanager
     def running(self, *mode: str) -> Iterator[list[subprocess.Popen[bytes]]]:
         """Run replicator and worker as two commands; both are drained and must end with exit 0."""
-        log = self.bed.directory / f"{self.group}.log"
         processes = [
-            self._start("replicate", *mode, log=log),
-            self._start("worker", "postgres", *self._worker_flags, log=log),
+            self.start("replicate", *mode),
+            self.start("worker", "postgres", *self._worker_flags),
         ]
         try:
             yield processes
         except BaseException:
-            sys.stderr.write(log.read_text(errors="replace")[-4000:])
+            self._show_log()
             raise
         finally:
             codes = []
@@ -84,7 +107,7 @@ class Pgflo:
                 process.terminate()
                 codes.append(process.wait(60))
         if any(codes):
-            sys.stderr.write(log.read_text(errors="replace")[-4000:])
+            self._show_log()
             message = f"exit codes {codes}"
             raise AssertionError(message)
 
