@@ -149,8 +149,7 @@ def run_sinks(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
             say(usage.lines(piece.costs, result.changes))
         verdicts.flat("sinks", before, result.peaks_mb())
     for name, each in rates.items():
-        if name != sinks.FROM_SOURCE:
-            verdicts.rate(name, each)
+        verdicts.rate(name, each)
 
 
 def run_latency(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
