@@ -142,7 +142,7 @@ async def test_streams_are_made_once_and_their_growth_is_no_difference(
         {"discard": "old"},
         {"max_age": 3_600_000_000_000},
         {"retention": "workqueue"},
-        {"storage": "memory"},
+        {"storage": "memory", "max_bytes": 1_000_000},  # as much as the server promises
         {"max_msgs": 100},
         {"max_bytes": -1},
         {"subjects": ["something.else"]},

@@ -43,6 +43,8 @@ URL_FILE = "url"
 MEMORY_LIMIT = "160MiB"
 """What Go's collector holds the server to. What was written or read stays cached for two seconds:
 without a limit that is 600 MB while a copy passes, most of it garbage."""
+MEMORY_STORE_BYTES = 64 * 1024 * 1024
+"""What streams in memory may reserve, of which none is ours."""
 
 
 class EmbeddedNats(EmbeddedServer):
@@ -150,7 +152,10 @@ class EmbeddedNats(EmbeddedServer):
         shutil.rmtree(ports, ignore_errors=True)  # where the last server was
         for made in (store, ports):
             made.mkdir(mode=0o700, exist_ok=True)
-        jetstream: dict[str, Any] = {"store_dir": str(store)}
+        jetstream: dict[str, Any] = {
+            "store_dir": str(store),
+            "max_memory_store": MEMORY_STORE_BYTES,
+        }
         if self._sync_always:
             jetstream["sync_interval"] = "always"
         if self._max_store_bytes is not None:
