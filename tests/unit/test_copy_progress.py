@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 from structlog.testing import capture_logs
+from tests.table_records import table
 
 from pgflo.broker.copy_progress import CopyProgress, TableProgress, completed, standing
-from pgflo.broker.records import TableRecord, TableState
 from pgflo.cli.progress import Lines, draw, shown
 from pgflo.replicator.progress import CopyTally
 from pgflo.replicator.speed import MEANINGFUL_S, WINDOW_S, Speed
@@ -33,23 +32,6 @@ class Clock:
     def __call__(self) -> float:
         """Give the time, in seconds."""
         return self.now_s
-
-
-def table(oid: int, ranges: int, size: int, **fields: Any) -> TableRecord:  # noqa: ANN401
-    record = TableRecord(
-        oid=oid,
-        schema="public",
-        name=f"t{oid}",
-        root=None,
-        columns=[],
-        key=[],
-        identity="d",
-        state=TableState.WAITING,
-        ranges=ranges,
-        range_blocks=10,
-        bytes=size,
-    )
-    return replace(record, **fields)
 
 
 def text_of(progress: CopyProgress) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.table_records import table
 
-from pgflo.broker.records import ATTEMPTS_PER_RUN, TableRecord, TableState, run_of
+from pgflo.broker.records import ATTEMPTS_PER_RUN, TableState, run_of
 from pgflo.broker.spans import numbers, with_number
 from pgflo.replicator.copy_process import RangeReport, RangeTask
 from pgflo.replicator.range_queue import RangeQueue
@@ -13,22 +14,6 @@ from pgflo.replicator.range_queue import RangeQueue
 RUN = 3
 FIRST = RUN * ATTEMPTS_PER_RUN + 1
 """Number of a range's first attempt in that run."""
-
-
-def table(oid: int, ranges: int, size: int) -> TableRecord:
-    return TableRecord(
-        oid=oid,
-        schema="public",
-        name=f"t{oid}",
-        root=None,
-        columns=[],
-        key=[],
-        identity="d",
-        state=TableState.WAITING,
-        ranges=ranges,
-        range_blocks=10,
-        bytes=size,
-    )
 
 
 @given(
