@@ -156,11 +156,16 @@ class Load:
             )
 
 
+def seed_of_choices() -> int:
+    """Give PGFLO_SEED, and print it: it replays what an application chose to write."""
+    seed = int(os.environ.get("PGFLO_SEED", "1"))
+    print(f"PGFLO_SEED={seed}")  # noqa: T201
+    return seed
+
+
 @pytest.fixture
 def load(pipeline: Pipeline) -> Iterator[Load]:
     """Give a writing application on the source; PGFLO_SEED replays its choices."""
-    seed = int(os.environ.get("PGFLO_SEED", "1"))
-    print(f"PGFLO_SEED={seed}")  # noqa: T201
-    made = Load(pipeline, seed)
+    made = Load(pipeline, seed_of_choices())
     yield made
     made.stop()

@@ -8,12 +8,11 @@ Invariant: `EXPECTED` says in SQL what RULES and ROUTING say in YAML.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 from psycopg import sql
-from tests.fix_load import Load
+from tests.fix_load import Load, seed_of_choices
 
 if TYPE_CHECKING:
     import random
@@ -155,8 +154,6 @@ class RuledLoad(Load):
 @pytest.fixture
 def ruled(pipeline: Pipeline) -> Iterator[RuledLoad]:
     """Give an application on the source whose rows move; PGFLO_SEED replays its choices."""
-    seed = int(os.environ.get("PGFLO_SEED", "1"))
-    print(f"PGFLO_SEED={seed}")  # noqa: T201
-    made = RuledLoad(pipeline, seed)
+    made = RuledLoad(pipeline, seed_of_choices())
     yield made
     made.stop()
