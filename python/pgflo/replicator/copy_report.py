@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("pgflo.replicator")
 
+PATIENCE_S = 2.0
+"""For one question or word: the copy waits for the first and for the last."""
 TELL_S = 1.0
 """Between two words to the group's record."""
 
@@ -44,9 +46,10 @@ class CopyReport:
     async def begin(self) -> None:
         """Learn how long former runs took."""
         try:
-            self.tally.add_former(await self._record.copying())
-        except PgfloError as error:
-            log.warning("cannot read how long the copy took by now", cause=error.detail)
+            async with asyncio.timeout(PATIENCE_S):
+                self.tally.add_former(await self._record.copying())
+        except (PgfloError, TimeoutError) as error:
+            log.warning("cannot read how long the copy took by now", cause=str(error))
 
     async def run(self) -> NoReturn:
         """Tell again and again."""
@@ -72,9 +75,10 @@ class CopyReport:
 
     async def _put(self, progress: CopyProgress) -> None:
         try:
-            await self._record.put_copying(progress.under_way())
-        except PgfloError as error:
-            log.debug("cannot tell how far the copy is", cause=error.detail)
+            async with asyncio.timeout(PATIENCE_S):
+                await self._record.put_copying(progress.under_way())
+        except (PgfloError, TimeoutError) as error:
+            log.debug("cannot tell how far the copy is", cause=str(error))
 
 
 def table_published(table: TableRecord) -> None:

@@ -56,6 +56,8 @@ class Opening:
         """Whether a snapshot was taken: if it is lost, another one is worth trying."""
         self.grows_later = False
         """Whether tables wait to join until the copy under way is complete."""
+        self.looked_at_generation = broker.generation
+        """The broker connection's, when the copy stream was last looked at for losses."""
 
     async def examine_new(self) -> None:
         """Run the preflight of a group that is not there. Raises what it finds."""
@@ -66,6 +68,7 @@ class Opening:
     async def open(self, record: Record) -> tuple[Group, SharedSnapshot | None]:
         """Resume the group that is there, or make a new incarnation."""
         settings = self._settings
+        self.looked_at_generation = self._broker.generation
         stored = await record.group()
         found = Found(*stored) if stored else None
         async with await self._connect("control") as conn:

@@ -177,6 +177,7 @@ class Replicator:
                     self._broker,
                     group,
                     lambda: copy.tables if copy else list(group.tables.values()),
+                    self._opening.looked_at_generation,
                 ),
             )
             await sequences.tell_last()
