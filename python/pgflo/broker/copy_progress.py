@@ -138,7 +138,8 @@ class CopyProgress(Stored):
 
 def standing(table: TableRecord) -> TableProgress:
     """Tell of a table what its record says: the ranges that are published."""
-    done = table.published_ranges >= table.ranges
+    # A table that was never cut is not copied: nothing is known of its rows.
+    done = 0 < table.ranges <= table.published_ranges
     seconds = table.copy_s
     return TableProgress(
         oid=table.oid,

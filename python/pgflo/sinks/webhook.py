@@ -228,7 +228,7 @@ def proxy_of(url: URL) -> str | None:
     if not named or urllib.request.proxy_bypass(f"{url.host}:{url.port}"):
         return None
     proxy = named if "://" in named else f"http://{named}"
-    if not proxy.startswith(("http://", "https://")):
+    if URL(proxy).scheme not in ("http", "https"):
         raise PgfloError(errors.CONFIG, f"{url.scheme}_proxy names a proxy that is not http://…")
     return proxy
 
