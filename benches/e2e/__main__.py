@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import platform
+import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from benches.e2e.observe import Piece
     from benches.e2e.usage import Costs
 
-WHAT = ("copy", "pgbench", "mixed", "rules", "sinks", "latency", "bigtx")
+WHAT = ("copy", "copy8", "bigcopy", "pgbench", "mixed", "rules", "sinks", "latency", "bigtx")
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ class Sizes:
     rate: int = 500
     latency_seconds: int = 20
     bigtx_rows: int = 10_000_000
+    bigcopy_mb: int = 5_000
 
 
 FULL = Sizes()
+BIGCOPY_SMALL_PART = 10
 SINKS_SMALL_PART = 2
 """The backlog that memory is compared with is so many times smaller."""
 SHORT = Sizes(
@@ -57,6 +60,7 @@ SHORT = Sizes(
     mixed_transactions=500,
     latency_seconds=5,
     bigtx_rows=200_000,
+    bigcopy_mb=100,
 )
 """To see that everything runs. Starting pgflo is most of its time then: ratios say nothing."""
 
@@ -70,26 +74,56 @@ def _say_over_rounds(rounds: list[tuple[Costs, int]]) -> None:
         say(f"  pgflo over all rounds\n{usage.over_rounds(rounds)}")
 
 
-def run_copy(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
-    """Copy the same table by turns and print each round."""
-    say(f"copy of one table, {sizes.rows} rows, {sizes.workers} copy workers")
-    copy.prepare(bed, sizes.rows)
-    ratios, costs = [], []
+def run_copy(bed: Bed, data: copy.Data, sizes: Sizes, verdicts: Verdicts) -> None:
+    """Copy the same tables by turns and print each round."""
+    say(f"copy, {len(data.tables)} x {data.rows} rows, {sizes.workers} copy workers a table")
+    copy.prepare(bed, data)
+    ratios, brought, costs = [], [], []
     for number in range(1, sizes.rounds + 1):
         if number % 2:
-            native = copy.native_round(bed)
-            ours = copy.pgflo_round(bed, sizes.rows, sizes.workers, number)
+            native = copy.native_round(bed, data)
+            ours = copy.pgflo_round(bed, data, sizes.workers, number)
         else:
-            ours = copy.pgflo_round(bed, sizes.rows, sizes.workers, number)
-            native = copy.native_round(bed)
+            ours = copy.pgflo_round(bed, data, sizes.workers, number)
+            native = copy.native_round(bed, data)
         ratios.append(native.seconds / ours.seconds)
-        costs.append((ours.costs, sizes.rows))
+        costs.append((ours.costs, data.all_rows))
         native_s, pgflo_s = native.seconds, ours.seconds
         say(f"  round {number}: native {native_s:.2f} s, pgflo {pgflo_s:.2f} s, data equal")
-        say(_costs("native", native, sizes.rows))
-        say(_costs("pgflo", ours, sizes.rows))
+        say(_costs("native", native, data.all_rows))
+        say(_costs("pgflo", ours, data.all_rows))
+        whole = copy.pgflo_round(
+            bed, data, sizes.workers, sizes.rounds + number, brings_schema=True
+        )
+        brought.append(native.seconds / whole.seconds)
+        say(f"    pgflo with --target-sync-schema {whole.seconds:.2f} s, data equal")
     _say_over_rounds(costs)
-    verdicts.ratio("copy", ratios)
+    verdicts.ratio(data.name, ratios)
+    median = statistics.median(brought)
+    say(f"  {data.name}: median {median:.2f} x native with the schema brought as well")
+
+
+def run_bigcopy(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
+    """Copy a table of a tenth of the size, then the whole one: memory has to stay."""
+    peaks_mb = []
+    for size_mb in (sizes.bigcopy_mb // BIGCOPY_SMALL_PART, sizes.bigcopy_mb):
+        data = copy.notes(f"bigcopy_{size_mb}", size_mb * usage.MB)
+        copy.prepare(bed, data)
+        piece = copy.pgflo_round(bed, data, sizes.workers, 1)
+        rate_mb_s = size_mb / piece.seconds
+        say(f"one table of {size_mb} MB: {piece.seconds:.2f} s ({rate_mb_s:.0f} MB/s), data equal")
+        say(usage.lines(piece.costs, data.all_rows))
+        peaks_mb.append(_peaks_mb(piece))
+    verdicts.memory("bigcopy", peaks_mb[1])
+    verdicts.flat("bigcopy", *peaks_mb)
+
+
+def _peaks_mb(piece: Piece) -> dict[str, float]:
+    return {
+        role: cost.peak_bytes / usage.MB
+        for role, cost in piece.costs.items()
+        if roles.is_pgflo(role)
+    }
 
 
 def run_backlog(bed: Bed, name: str, load: Load, rounds: int, verdicts: Verdicts) -> None:
@@ -181,12 +215,7 @@ def run_bigtx(bed: Bed, sizes: Sizes, verdicts: Verdicts) -> None:
         f" a reader looked {outcome.looks} times"
     )
     say(usage.lines(piece.costs, sizes.bigtx_rows))
-    peaks_mb = {
-        role: cost.peak_bytes / usage.MB
-        for role, cost in piece.costs.items()
-        if roles.is_pgflo(role)
-    }
-    verdicts.memory("bigtx", peaks_mb)
+    verdicts.memory("bigtx", _peaks_mb(piece))
     verdicts.promise("bigtx: one connection to the source throughout", kept=outcome.connection_held)
 
 
@@ -225,7 +254,11 @@ def main() -> int:
         say(f"PostgreSQL {version}, {platform.machine()}, default durability, shards: {bed.shards}")
         say("memory: peak RSS of the largest process; private memory of database servers'")
         if "copy" in wanted:
-            run_copy(bed, sizes, verdicts)
+            run_copy(bed, copy.orders("copy", 1, sizes.rows), sizes, verdicts)
+        if "copy8" in wanted:
+            run_copy(bed, copy.orders("copy8", 8, sizes.rows), sizes, verdicts)
+        if "bigcopy" in wanted:
+            run_bigcopy(bed, sizes, verdicts)
         if "pgbench" in wanted:
             load = pgbench_load(
                 scale=sizes.scale,

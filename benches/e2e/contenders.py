@@ -133,6 +133,13 @@ class Pgflo:
         ).fetchone()
         return int(row[0]) if row else 0
 
+    def schema_is_made(self, conn: psycopg.Connection) -> bool:
+        """Tell whether every part that the worker brings is there: keys and indexes as well."""
+        row = conn.execute(
+            "SELECT bool_and(done_at IS NOT NULL) FROM pgflo.schema_parts"
+        ).fetchone()
+        return bool(row and row[0])
+
     def forget(self) -> None:
         """Remove the group: slot, publication, streams."""
         subprocess.run(
