@@ -10,6 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.processes import FORK_SERVER, descendants
 
 from pgflo.errors import Exit
 
@@ -167,21 +168,31 @@ PARENT = """
 """
 
 
-def test_children_go_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_children_go_with_a_parent_that_is_killed_and_leave_no_files(tmp_path: Path) -> None:
     import psutil
 
-    program = tmp_path / "parent.py"
+    program, temporary = tmp_path / "parent.py", tmp_path / "temporary"
     program.write_text(textwrap.dedent(PARENT))
-    parent = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
+    temporary.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(program)],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert parent.stdout is not None
     children = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+    assert list(temporary.iterdir())
+    fork_servers = descendants(FORK_SERVER, parent.pid)
+    assert fork_servers
     parent.kill()
     parent.communicate()
-    for child in children:
+    for child in (*children, *fork_servers):
         try:
             child.wait(10)
         except psutil.TimeoutExpired:
             assert child.status() == psutil.STATUS_ZOMBIE
+    assert not list(temporary.iterdir())
 
 
 def test_die_with_parent_is_refused_where_there_is_no_parent() -> None:

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-from multiprocessing import forkserver
+import os
+from multiprocessing import forkserver, util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.context import ForkServerContext
+
+SOCKET_DIRECTORY = "PGFLO_FORK_SERVER_DIRECTORY"
+"""Environment variable that tells a fork server where its socket is; see `fork_server`."""
+
+CLEAN_UP = "pgflo.supervisor.fork_server"
 
 REPLICATOR_CHILDREN = ("uvloop", "pgflo.logs", "pgflo.replicator.copy_process")
 WORKER_CHILDREN = (
@@ -32,7 +38,10 @@ much in each of them; `pgflo.logs` before what it makes lean. None of it starts 
 @functools.cache
 def context() -> ForkServerContext:
     """Give the forkserver context. The server starts with the first child and ends with us."""
-    return multiprocessing.get_context("forkserver")
+    made = multiprocessing.get_context("forkserver")
+    os.environ[SOCKET_DIRECTORY] = util.get_temp_dir()
+    made.set_forkserver_preload([CLEAN_UP])
+    return made
 
 
 def warm_up(modules: Sequence[str]) -> None:
@@ -40,5 +49,5 @@ def warm_up(modules: Sequence[str]) -> None:
 
     Nothing happens if it runs already.
     """
-    context().set_forkserver_preload(list(modules))
+    context().set_forkserver_preload([CLEAN_UP, *modules])
     forkserver.ensure_running()
