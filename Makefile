@@ -17,6 +17,9 @@ RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o -name target -prune 
 PYTEST := $(BIN)/python -m pytest
 LONG := PGFLO_LONG=1
 
+# Commands and their fork servers start a thousand times in the tests: from compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests start many small servers: in memory where there is room for them, which takes a third of the time.
 MEMORY_KB := $(shell df --output=avail -k /dev/shm 2>/dev/null | tail -n 1)
 test-property test-integration chaos test-long: export TMPDIR := $(shell [ "$(or $(MEMORY_KB),0)" -gt 6000000 ] && echo /dev/shm || echo "$${TMPDIR:-/tmp}")
