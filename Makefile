@@ -15,6 +15,8 @@ RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o -name target -prune 
 # Seconds of generated histories per property test, rounds per chaos scenario: `make test` takes a
 # seeded subset, `make test-long` the full counts.
 PYTEST := $(BIN)/python -m pytest
+# Of what starts servers half the time is waiting, for leases to expire and the like: two to a core.
+CROWDED := -n 4 --dist worksteal --durations 12
 LONG := PGFLO_LONG=1
 
 # Commands and their fork servers start a thousand times in the tests: from compiled modules.
@@ -83,7 +85,7 @@ test-property: install ## generated input: the Rust core against the slow Python
 	$(PYTEST) -q tests/property
 
 test-integration: install ## real PostgreSQL, real NATS
-	$(PYTEST) -q -n 2 --dist worksteal --durations 12 tests/integration
+	$(PYTEST) -q $(CROWDED) tests/integration
 
 chaos: install ## kill -9, lost answers and a broker that forgets, under load
 	$(PYTEST) -q -n 2 --dist worksteal --durations 12 tests/chaos
