@@ -19,7 +19,7 @@ from pgflo import _core
 from pgflo.errors import CONFIG_RULES, PgfloError
 from pgflo.rules import models
 from pgflo.rules.read import UNQUALIFIED, Placed
-from pgflo.rules.spec import Condition, GroupTable, Route, Rule, Spec
+from pgflo.rules.spec import Condition, GroupTable, Route, Rule, Spec, compiled
 from pgflo.source.patterns import quote
 
 if TYPE_CHECKING:
@@ -63,16 +63,6 @@ def bind(written: Written, tables: Sequence[TableRecord]) -> Bound:
     if binder.mistakes:
         raise PgfloError(CONFIG_RULES, "\n".join(dict.fromkeys(binder.mistakes)))
     return Bound(spec, programs)
-
-
-def compiled(rules: _core.RuleSet, table: TableRecord) -> _core.Program:
-    """Compile what becomes of a table of the group. Raises `_core.RulesError`."""
-    full = table.identity == "f"
-    columns = [
-        (column.name, column.type_oid, column.typmod, full or column.name in table.key)
-        for column in table.columns
-    ]
-    return rules.compile(table.oid, (table.schema, table.name), table.identity, columns)
 
 
 def digests(bound: Bound | None, tables: Iterable[TableRecord]) -> dict[str, str]:

@@ -14,6 +14,8 @@ from pgflo import _core
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pgflo.broker.records import TableRecord
+
 Name = tuple[str, str]
 """Schema and name."""
 
@@ -111,3 +113,13 @@ class Spec:
 
 
 NOTHING = Spec()
+
+
+def compiled(rules: _core.RuleSet, table: TableRecord) -> _core.Program:
+    """Compile what becomes of a table of the group. Raises `_core.RulesError`."""
+    full = table.identity == "f"
+    columns = [
+        (column.name, column.type_oid, column.typmod, full or column.name in table.key)
+        for column in table.columns
+    ]
+    return rules.compile(table.oid, (table.schema, table.name), table.identity, columns)

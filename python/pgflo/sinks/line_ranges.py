@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
-from pgflo.rules.bind import compiled
 from pgflo.rules.destinations import own, routed_to
+from pgflo.rules.spec import compiled
 from pgflo.sinks.contract import Mark
 
 if TYPE_CHECKING:

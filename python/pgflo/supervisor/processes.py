@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SOCKET_DIRECTORY = "PGFLO_FORK_SERVER_DIRECTORY"
 """Environment variable that tells a fork server where its socket is; see `fork_server`."""
 
-CLEAN_UP = "pgflo.supervisor.fork_server"
+FIRST, LAST = "pgflo.supervisor.fork_server", "pgflo.supervisor.fork_server_ready"
+"""What stands around the imports of every fork server."""
 
 REPLICATOR_CHILDREN = ("uvloop", "pgflo.logs", "pgflo.replicator.copy_process")
 WORKER_CHILDREN = (
@@ -40,7 +41,7 @@ def context() -> ForkServerContext:
     """Give the forkserver context. The server starts with the first child and ends with us."""
     made = multiprocessing.get_context("forkserver")
     os.environ[SOCKET_DIRECTORY] = util.get_temp_dir()
-    made.set_forkserver_preload([CLEAN_UP])
+    made.set_forkserver_preload([FIRST, LAST])
     return made
 
 
@@ -49,5 +50,5 @@ def warm_up(modules: Sequence[str]) -> None:
 
     Nothing happens if it runs already.
     """
-    context().set_forkserver_preload([CLEAN_UP, *modules])
+    context().set_forkserver_preload([FIRST, *modules, LAST])
     forkserver.ensure_running()

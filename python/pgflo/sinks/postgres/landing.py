@@ -15,8 +15,8 @@ from psycopg import sql
 
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
-from pgflo.rules.bind import compiled
 from pgflo.rules.destinations import destined
+from pgflo.rules.spec import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
