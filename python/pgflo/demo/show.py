@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 GROUP = "demo"
 DATABASE = "shop"
 WRITERS = 2
-STREAM_S = 10.0
+STREAM_S = 5.0
 """How long writers go on after the copy."""
 COPY_LIMIT_S = 300.0
 LAG_LIMIT_S = 60.0
