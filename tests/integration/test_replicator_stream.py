@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.fix_broker import fill
+from tests.fix_property import LONG
 from tests.fix_replicator import Replicator, until
 
 from pgflo import _core, errors
@@ -133,7 +134,7 @@ async def test_the_horizon_of_the_broker_confirms_without_any_sink(replicator: R
     await running.stop()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(3 if LONG else 1))
 async def test_kill_9_at_any_moment_leaves_an_unbroken_chain_with_every_change_once(
     replicator: Replicator, seed: int
 ) -> None:
