@@ -57,7 +57,6 @@ def test_names_fit_where_they_are_used(group: str, incarnation: uuid.UUID) -> No
     names = Names(group, incarnation)
     assert len(names.slot) < 64
     assert len(names.insert_publication) < 64
-    assert names.lane_of(names.copy_subject(17)) == 17
 
 
 @pytest.mark.parametrize("group", ["", "A", "a.b", "a-b", "a b", "a*", "x" * 41, "a\n", "ä"])
@@ -66,12 +65,6 @@ def test_what_is_no_group_name_is_refused(group: str) -> None:
     with pytest.raises(PgfloError) as caught:
         Names(group, uuid.uuid4())
     assert caught.value.kind is CONFIG
-
-
-def test_a_subject_of_another_group_has_no_lane() -> None:
-    one, other = Names("a", uuid.uuid4()), Names("b", uuid.uuid4())
-    with pytest.raises(ValueError, match="not a copy lane"):
-        one.lane_of(other.copy_subject(1))
 
 
 @pytest.mark.parametrize(

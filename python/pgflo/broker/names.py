@@ -48,15 +48,6 @@ class Names:
         """Subject of one copy lane."""
         return f"{self._copy_prefix}{lane}"
 
-    def lane_of(self, subject: str) -> int:
-        """Tell the lane that a message of the copy stream came through.
-
-        ValueError for another subject.
-        """
-        if not subject.startswith(self._copy_prefix):
-            raise ValueError(f"{subject} is not a copy lane of group {self.group}")
-        return int(subject.removeprefix(self._copy_prefix))
-
     @staticmethod
     def bucket_of(group: str) -> str:
         """Key-value bucket of the group's record; the same for all incarnations."""

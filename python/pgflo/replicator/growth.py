@@ -92,8 +92,7 @@ async def join(
 async def add_uncopied(group: Group, tables: list[TableRecord]) -> None:
     """Make joining tables the group's, of whose rows only changes are wanted."""
     for table in tables:
-        ready = replace(table, state=TableState.READY)
-        await group.take_table(table.oid, functools.partial(_replaced, by=ready))
+        await group.overwrite_table(replace(table, state=TableState.READY))
     await group.put(**group.with_tables(table.oid for table in tables))
 
 
@@ -111,7 +110,3 @@ async def note_types(group: Group, table_set: TableSet) -> None:
         await group.take_table(oid, functools.partial(replace, types=types))
     if changed:
         await group.put(**group.with_tables(()))
-
-
-def _replaced(_: TableRecord, *, by: TableRecord) -> TableRecord:
-    return by

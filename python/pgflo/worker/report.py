@@ -8,6 +8,7 @@ Invariant: nothing is told before the destination has committed it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from pgflo.broker.records import ShardRecord, SinkRecord
+from pgflo.errors import PgfloError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from pgflo.broker.record import Record
     from pgflo.worker.shard import Mark
@@ -28,6 +30,9 @@ LOOK_S = 1.0
 
 SHORTEST_PAUSE_S = 0.25
 """Between two updates of the record."""
+
+LAST_WORD_S = 2.0
+"""How long the last word to the group may take."""
 
 
 class Report:
@@ -183,3 +188,13 @@ class Report:
         self._changed.clear()
         self._told = replace(self._told, updated_at=datetime.now(UTC).isoformat())
         await self._record.put_sink(self._told)
+
+
+async def tell_last(word: Awaitable[None]) -> None:
+    """Tell the group what is committed before silence, if the broker listens.
+
+    Nothing depends on it, but a sink may have no other memory, and would be told rows again.
+    """
+    with contextlib.suppress(PgfloError, TimeoutError):
+        async with asyncio.timeout(LAST_WORD_S):
+            await word

@@ -39,7 +39,7 @@ from pgflo.worker.copy_lanes import CopyLanes
 from pgflo.worker.dispatcher import RestMissingError
 from pgflo.worker.group_view import GroupView
 from pgflo.worker.lock_watch import watched, watched_task
-from pgflo.worker.report import Report
+from pgflo.worker.report import Report, tell_last
 from pgflo.worker.streaming import Streaming
 from pgflo.worker.tables import basis, is_copied, is_described, younger_snapshots
 
@@ -60,9 +60,6 @@ GROUP_LOOK_S = 0.5
 
 PAUSE_AGAIN_S = 60.0
 """Between two pauses."""
-
-GOODBYE_S = 2.0
-"""How long the last word to the group may take."""
 
 
 async def run(settings: WorkerSettings, stop: asyncio.Event) -> None:
@@ -322,11 +319,9 @@ class Worker:
         await self._tell_last()
 
     async def _tell_last(self) -> None:
-        """Write what is committed: a sink may have no other memory."""
+        """Write what is committed."""
         if self._report is not None:
-            with contextlib.suppress(PgfloError, TimeoutError):
-                async with asyncio.timeout(GOODBYE_S):
-                    await self._report.flush()
+            await tell_last(self._report.flush())
 
     def _mark(self) -> object:
         """Change whenever something is committed."""
