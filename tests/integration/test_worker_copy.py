@@ -15,7 +15,7 @@ from tests.processes import descendants
 
 from pgflo import _core, errors
 from pgflo.broker.record import Record
-from pgflo.broker.records import ATTEMPTS_PER_RUN
+from pgflo.broker.records import ATTEMPTS_PER_RUN, TableState
 from pgflo.broker.topology import stream_state
 from pgflo.errors import PgfloError
 
@@ -265,6 +265,37 @@ async def test_a_table_copied_anew_has_its_new_rows_and_the_changes_behind_them(
     assert stream.target.value("SELECT count(DISTINCT n) FROM kept WHERE n >= 0") == 2 * ROWS
     copied = (await record.copied("postgres"))[oids["log"]]
     assert (copied.ranges, copied.rows, copied.snapshot_lsn) == ([0], 800, snapshot_lsn)
+
+
+async def test_a_table_that_is_gone_at_the_source_keeps_its_rows_when_others_are_copied_anew(
+    stream: Stream,
+) -> None:
+    # GIVEN two tables of which the sink has half
+    source, record = stream.changes.source, stream.record
+    for database in (source, stream.target):
+        database.execute("CREATE TABLE log (n int)", "CREATE TABLE gone (n int)")
+    stream.changes.frames()
+    oids = await stream.describe("log", "gone", ranges=2)
+    counts = "SELECT (SELECT count(*) FROM log), count(*) FROM gone"
+    async with stream.worker() as task:
+        for oid in oids.values():
+            await stream.publish_range(oid, 0, rows_of(0), ROWS)
+        await stream.until(lambda: stream.target.rows(counts) == [(ROWS, ROWS)], task)
+        # WHEN their snapshot is lost, and one of them is no more when there is another
+        source.execute("DROP TABLE gone", "INSERT INTO log SELECT -1")
+        snapshot_lsn = _core.lsn_parse(source.value("SELECT pg_current_wal_lsn()::text"))
+        tables = await record.tables()
+        log, gone = (
+            replace(tables[oids[name]], snapshot_lsn=snapshot_lsn) for name in ("log", "gone")
+        )
+        await record.put_table(replace(gone, columns=[], ranges=0, state=TableState.READY))
+        await record.put_table(replace(log, ranges=1))
+        await stream.publish_range(oids["log"], 0, b"-1\n", 1, snapshot_lsn=snapshot_lsn)
+        # THEN what the sink has of it stays
+        await stream.until(lambda: stream.target.rows(counts) == [(1, ROWS)], task)
+        await stream.publish(stream.changes.envelopes())
+        await stream.caught_up(task)
+    assert stream.target.rows(counts) == [(1, ROWS)]
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -19,7 +19,6 @@ start renews them again.
 
 from __future__ import annotations
 
-import functools
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +79,12 @@ async def renew(
         await walsender.finish()
     try:
         records = await describe_tables(settings, present, held, run)
-        # Without rows under this snapshot, and without changes behind it.
-        records += [uncopied(known[oid], held.lsn) for oid in known.keys() - present.keys()]
+        # Without rows under this snapshot, and without changes behind it. What sinks have stays.
+        gone = [uncopied(known[oid], held.lsn) for oid in sorted(known.keys() - present.keys())]
+        records += gone
         await group.put(copy_runs=run)
         for record in records:
-            await group.take_table(record.oid, functools.partial(_replaced, by=record))
+            await group.overwrite_table(record)
         await group.put(
             phase=Phase.COPYING,
             snapshot=held,
@@ -94,16 +94,17 @@ async def renew(
     except BaseException:
         await holder.stop()
         raise
+    if gone:
+        log.warning(
+            "tables are gone at the source; what the sinks have of their rows stays",
+            tables=", ".join(f"{table.schema}.{table.name}" for table in gone),
+        )
     log.info(
         "copying tables under a new snapshot",
         tables=", ".join(sorted(str(table) for table in present.values())),
         snapshot_lsn=lsn_format(held.lsn),
     )
     return holder
-
-
-def _replaced(_: TableRecord, *, by: TableRecord) -> TableRecord:
-    return by
 
 
 def _source_table(table: TableRecord) -> SourceTable:

@@ -57,7 +57,8 @@ class SourceTable:
     snapshot_lsn: int = 0
     """Consistent point of its copy."""
     takes_rows: bool = True
-    """Whether copied rows go into it; routes may leave them out."""
+    """Whether copied rows go into it; if not, because of routes or since there are none, it is not
+    emptied."""
     source_oid: int | None = None
     """The table's at the source, where `oid` is one that routing made up."""
 

@@ -34,7 +34,8 @@ def sink_tables(
             copied=copied,
             bounds=table.bounds if to.root is not None else "",
             snapshot_lsn=table.snapshot_lsn,
-            takes_rows=to.takes_inserts,
+            # Without ranges it is gone at the source: what is here of it is nobody's to empty.
+            takes_rows=to.takes_inserts and table.ranges > 0,
             source_oid=table.oid,
         )
         for table in tables
