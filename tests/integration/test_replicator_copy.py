@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 from tests.fix_replicator import until
 from tests.processes import descendants
 
@@ -380,7 +381,13 @@ async def test_a_stopped_copy_goes_on_where_it_was(replicator: Replicator) -> No
     await running.stop()
     (table,) = await replicator.tables()
     assert table.published_ranges < table.ranges
-    await replicator.run(mode="copy", copying=SMALL_RANGES)
+    # (A table that is there since is not of this copy, and that is told.)
+    replicator.source.execute("CREATE TABLE late (id int PRIMARY KEY)")
+    with capture_logs() as logs:
+        await replicator.run(mode="copy", copying=SMALL_RANGES)
+    (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert warning["tables"] == "public.late"
+    assert "--restart" in warning["hint"]
     stored = await replicator.read_back()
     assert stored.copied_integers("public.t") == list(range(1, 50001))
     again = [n for n in numbers(table.published) if len(stored.attempts[table.oid, n]) > 1]

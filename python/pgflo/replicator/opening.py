@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pgflo.broker.record import Record
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import ReplicateSettings
-    from pgflo.source.catalog import TableSet
+    from pgflo.source.catalog import SourceTable, TableSet
     from pgflo.source.snapshot import SnapshotHolder
 
 log = structlog.get_logger("pgflo.replicator")
@@ -123,19 +123,18 @@ class Opening:
                 await snapshot.close()  # else its holder would be kept for as long as we live
                 raise
             # Not under this snapshot, and not at the cost of what is copied under it.
-            self.grows_later = bool(new)
+            if group.value.mode == COPY_ONLY:
+                _tell_left_out(new)
+            else:
+                self.grows_later = bool(new)
             return True, snapshot
         again = lost or group.unfinished
         if group.value.mode == COPY_ONLY:
-            if new:
-                log.warning(
-                    "tables that match --tables were not copied; --restart includes them",
-                    tables=", ".join(map(str, new)),
-                )
             if again:
                 # Nothing would bring tables of two snapshots to one point.
                 log.warning("the snapshot is lost; the copy begins again")
                 return False, None
+            _tell_left_out(new)
         elif new or group.joining:
             again = again + await growth.join(conn, group, table_set, new)
         if not again:
@@ -199,3 +198,13 @@ class Opening:
     async def _connect(self, part: str) -> psycopg.AsyncConnection[Any]:
         purpose = application_name(self._settings.group, part)
         return await connect(self._conninfo, purpose=purpose)
+
+
+def _tell_left_out(tables: list[SourceTable]) -> None:
+    """Warn of tables that a copy without a stream cannot take in: it has one snapshot for all."""
+    if tables:
+        log.warning(
+            "tables that match --tables now are not part of this copy",
+            tables=", ".join(map(str, tables)),
+            hint="`pgflo replicate --copy --restart` copies all of them, from the beginning.",
+        )
