@@ -86,6 +86,8 @@ class CopyProgress(Stored):
     """Whether every range of every table is published."""
     told_at: float = 0.0
     """When this was written, seconds since 1970 on the replicator's clock."""
+    queued: tuple[str, ...] = ()
+    """Sessions of the source that wait for the copy's locks to go, and on which table."""
 
     @property
     def rows(self) -> int:

@@ -275,7 +275,7 @@ class Copy:
     async def _report_queued(self) -> None:
         while True:
             await asyncio.sleep(QUEUED_REPORT_S)
-            await self._snapshot.report_queued()
+            self._report.queued = await self._snapshot.report_queued()
 
     def _on_moved(self, task: RangeTask) -> Callable[[RangeReport], None]:
         def moved(report: RangeReport) -> None:
@@ -290,8 +290,7 @@ class Copy:
             group=self._settings.group,
             incarnation=self._group.names.incarnation,
             nats=self._settings.nats,
-            snapshot=self._snapshot.held.name,
-            snapshot_lsn=self._snapshot.held.lsn,
+            held=self._snapshot.held,
             lane=lane,
             log_payload=logs.child_payload(),
         )

@@ -26,11 +26,13 @@ from pgflo.broker.names import Names
 from pgflo.errors import PgfloError, describe
 from pgflo.source.connection import application_name, connect, is_disconnect
 from pgflo.source.pump import open_pump
+from pgflo.source.shared_snapshot import import_snapshot
 
 if TYPE_CHECKING:
     import uuid
     from multiprocessing.connection import Connection
 
+    from pgflo.broker.records import SnapshotRecord
     from pgflo.config.settings import NatsSettings
 
 BLOCK_BYTES = 1024 * 1024
@@ -54,8 +56,7 @@ class CopyJob:
     group: str
     incarnation: uuid.UUID
     nats: NatsSettings
-    snapshot: str
-    snapshot_lsn: int
+    held: SnapshotRecord
     lane: int
     log_payload: dict[str, str | bool]
 
@@ -125,7 +126,7 @@ async def _serve(pipe: Connection, job: CopyJob) -> None:
         names = Names(job.group, job.incarnation)
         lane = await LanePublisher.open(broker, names, job.nats)
         async with await connect(job.conninfo, purpose=purpose) as conn:
-            await _enter_snapshot(conn, job.snapshot)
+            await _enter_snapshot(conn, job.held)
             copier = _Copier(conn, lane, pipe, job, names, broker.max_payload_bytes)
             while (task := await _next_task(pipe)) is not None:
                 await copier.copy(task)
@@ -134,12 +135,12 @@ async def _serve(pipe: Connection, job: CopyJob) -> None:
         await broker.close()
 
 
-async def _enter_snapshot(conn: psycopg.AsyncConnection[Any], snapshot: str) -> None:
+async def _enter_snapshot(conn: psycopg.AsyncConnection[Any], held: SnapshotRecord) -> None:
     if conn.info.server_version >= 170000:
         await conn.execute("SET transaction_timeout = 0")
     await conn.execute("SET jit = off")
     await conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+    await import_snapshot(conn, held)
 
 
 async def _next_task(pipe: Connection) -> RangeTask | None:
@@ -187,7 +188,7 @@ class _Copier:
         packer = _core.CopyPacker(
             self._job.incarnation.bytes,
             task.relation_oid,
-            self._job.snapshot_lsn,
+            self._job.held.lsn,
             task.range_no,
             task.attempt,
             target_body_bytes=min(TARGET_BODY_BYTES, self._max_body_bytes),
@@ -243,7 +244,7 @@ class _Copier:
                     await _readable(self._conn.pgconn.socket)
             await self._conn.wait(generators.fetch_many(self._conn.pgconn))
         await self._conn.execute("ROLLBACK")
-        await _enter_snapshot(self._conn, self._job.snapshot)
+        await _enter_snapshot(self._conn, self._job.held)
 
     def _tell_progress(self, packer: _core.CopyPacker) -> None:
         now = time.monotonic()

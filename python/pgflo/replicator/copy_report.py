@@ -8,6 +8,7 @@ later, and nothing depends on it.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -41,6 +42,8 @@ class CopyReport:
             incarnation=group.value.incarnation,
             run=group.value.copy_runs,
         )
+        self.queued: tuple[str, ...] = ()
+        """Sessions at the source that wait for the end of the copy."""
         self._record = group.record
 
     async def begin(self) -> None:
@@ -60,6 +63,7 @@ class CopyReport:
 
     async def finish(self) -> None:
         """Tell that every range is published."""
+        self.queued = ()
         whole = self.tally.look(finished=True)
         await self._put(whole)
         log.info(
@@ -76,7 +80,8 @@ class CopyReport:
     async def _put(self, progress: CopyProgress) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._record.put_copying(progress.under_way())
+                told = replace(progress.under_way(), queued=self.queued)
+                await self._record.put_copying(told)
         except (PgfloError, TimeoutError) as error:
             log.debug("cannot tell how far the copy is", cause=str(error))
 

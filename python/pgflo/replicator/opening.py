@@ -27,7 +27,7 @@ from pgflo.replicator.group import COPY_ONLY, Found, Group
 from pgflo.replicator.renewal import renew
 from pgflo.replicator.snapshots import uncopied
 from pgflo.source.connection import application_name, connect
-from pgflo.source.shared_snapshot import SharedSnapshot, end_holders, snapshot_lost
+from pgflo.source.shared_snapshot import SharedSnapshot, end_holders, look_past, snapshot_lost
 
 if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
@@ -75,6 +75,8 @@ class Opening:
             begins = found is None or self._restart or groups.needs_new_incarnation(found.value)
             if found is not None and not self._restart and found.value.phase is not Phase.CREATING:
                 groups.check_mode(found.value, settings.mode)
+            if found is not None and found.value.snapshot is not None:
+                await look_past(conn, found.value.snapshot)
             table_set = await groups.examine(conn, settings, known=not begins)
             if found is not None and not begins:
                 group = await groups.resume(record, found, settings)

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
-from psycopg import sql
 
 from pgflo import errors
 from pgflo.broker.records import ColumnRecord, TableRecord, TableState, TypeRecord
 from pgflo.errors import PgfloError
 from pgflo.source import catalog, ranges
 from pgflo.source.connection import application_name, connect
+from pgflo.source.shared_snapshot import import_snapshot
 from pgflo.source.snapshot import SnapshotHolder
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ async def describe_tables(
     purpose = application_name(settings.group, "catalog")
     async with await connect(conninfo, purpose=purpose) as conn, conn.transaction():
         await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        await conn.execute(
-            sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot.name))
-        )
+        await import_snapshot(conn, snapshot)
         # Columns may have changed between the preflight and the snapshot.
         described = await catalog.describe(conn, dict(tables))
         planned = await ranges.plan(

@@ -18,7 +18,7 @@ from psycopg import sql
 from pgflo import errors
 from pgflo.errors import PgfloError
 from pgflo.source.connection import application_name, connect, is_disconnect
-from pgflo.source.snapshot_process import KEEPER_CLASS
+from pgflo.source.snapshot_process import KEEPER_CLASS, READER_CLASS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -45,7 +45,8 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity
 
 _QUEUED = """
 SELECT l.pid, l.relation::regclass::text FROM pg_catalog.pg_locks l
-WHERE l.locktype = 'relation' AND NOT l.granted AND %s = ANY (pg_blocking_pids(l.pid)) LIMIT 5
+WHERE l.locktype = 'relation' AND NOT l.granted AND %s = ANY (pg_blocking_pids(l.pid))
+ORDER BY l.waitstart LIMIT 5
 """
 
 _HOLDERS = """
@@ -109,7 +110,7 @@ class SharedSnapshot:
                 return snapshot_lost()
             await asyncio.sleep(LOOK_S)
 
-    async def report_queued(self) -> None:
+    async def report_queued(self) -> tuple[str, ...]:
         """Name the sessions that wait behind the locks; everyone behind them waits as well."""
         rows = await (await self._conn.execute(_QUEUED, (self.held.backend_pid,))).fetchall()
         for pid, table in rows:
@@ -119,6 +120,7 @@ class SharedSnapshot:
                 table=table,
                 snapshot_pid=self.held.backend_pid,
             )
+        return tuple(f"pid {pid} on {table}" for pid, table in rows)
 
     async def close(self) -> None:
         """Keep it no longer; the holder stays for its linger."""
@@ -130,14 +132,31 @@ class SharedSnapshot:
                 await self._conn.execute(
                     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
                 )
-                await self._conn.execute(
-                    sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.held.name))
-                )
+                await import_snapshot(self._conn, self.held)
         except psycopg.Error as error:
             if is_disconnect(error):
                 raise
             return False
         return True
+
+
+async def import_snapshot(conn: psycopg.AsyncConnection[Any], held: SnapshotRecord) -> None:
+    """Read under a held snapshot until the end of the transaction that has just begun.
+
+    A command that waits for the holder's locks keeps no such transaction from its tables for long.
+    """
+    name = sql.Literal(held.name)
+    await conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
+    await conn.execute(
+        "SELECT pg_advisory_xact_lock_shared(%s::int, %s::int)", (READER_CLASS, held.backend_pid)
+    )
+
+
+async def look_past(conn: psycopg.AsyncConnection[Any], held: SnapshotRecord) -> None:
+    """Let no command that waits for the holder's locks keep this session from its tables."""
+    await conn.execute(
+        "SELECT pg_advisory_lock_shared(%s::int, %s::int)", (READER_CLASS, held.backend_pid)
+    )
 
 
 def snapshot_lost() -> PgfloError:

@@ -10,6 +10,12 @@ found by comparing file numbers, and then the snapshot is of no use.
 The locks are taken all together and in short attempts: whoever rewrites a table and waits for
 another of ours would otherwise be the victim of a deadlock.
 
+Who wants to rewrite a table meanwhile queues behind our locks, and whoever comes to the table from
+then on queues behind him: a copy process, too, that has not read of it yet. It would wait for the
+command, the command for us, and we for the copy. The server does not see that last step, so we show
+it: by waiting for a moment for an advisory lock that every reader holds. The server then finds a
+circle that it can break by letting the reader pass in the queue, and does.
+
 It has a session of its own, and outlives the replicator, so that the next one can go on with the
 copy. Who keeps it says so by an advisory lock at the source, from whatever machine; without its
 parent and without such a lock it ends after the time it was given. Job and reports are lines of
@@ -45,8 +51,14 @@ LOCK_PAUSE_S = 0.4
 BLOCKED_REPORT_S = 5.0
 """Seconds between two reports of who is in the way."""
 
-KEEPER_LOOK_S = 1.0
-"""Longest time between two looks whether somebody keeps a snapshot whose parent is gone."""
+BEHIND_LOOK_S = 1.0
+"""Seconds between two looks whether a reader waits behind a command that waits for us."""
+
+PASS_MS = 500
+"""Beyond the server's deadlock_timeout, after which it looks for circles and breaks them."""
+
+READER_CLASS = 0x70676672
+"""First half ("pgfr") of the advisory lock that readers share; the other is our backend's pid."""
 
 KEEPER_CLASS = 0x7067666C
 """First half ("pgfl") of the advisory lock that keeps a holder; the other is its backend's pid."""
@@ -81,6 +93,21 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_locks
     WHERE locktype = 'advisory' AND classid = %s AND objid = pg_backend_pid() AND objsubid = 2
       AND granted
       AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+"""
+
+_BEHIND = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_locks waits JOIN pg_catalog.pg_locks reads
+        ON reads.pid = waits.pid
+    WHERE waits.locktype = 'relation' AND NOT waits.granted AND reads.locktype = 'advisory'
+      AND reads.classid = %s AND reads.objid = pg_backend_pid() AND reads.objsubid = 2
+      AND reads.granted
+      AND reads.database =
+          (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+"""
+
+_PATIENCE = """
+SELECT set_config('lock_timeout', (setting::int + %s)::text, true)
+FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'
 """
 
 
@@ -242,11 +269,12 @@ def _stay(conn: psycopg.Connection[Any], parent: Parent, linger_s: float) -> Non
     parent.watch(conn.fileno())
     kept_at = time.monotonic()
     while True:
-        ready = parent.wait(min(KEEPER_LOOK_S, linger_s / 4) if parent.is_gone else None)
+        ready = parent.wait(min(BEHIND_LOOK_S, linger_s / 4) if parent.is_gone else BEHIND_LOOK_S)
         if parent.spoke(ready) and parent.read() == END:
             return
-        if conn.fileno() in ready:
-            conn.execute("SELECT 1")  # A notice passes; the end of the session fails here.
+        # A notice passes; the end of the session fails here.
+        if conn.execute(_BEHIND, (READER_CLASS,)).fetchone() == (True,):
+            _let_pass(conn)
         now = time.monotonic()
         if not parent.is_gone:
             kept_at = now
@@ -255,6 +283,17 @@ def _stay(conn: psycopg.Connection[Any], parent: Parent, linger_s: float) -> Non
             kept_at = now
         elif now - kept_at >= linger_s:
             return
+
+
+def _let_pass(conn: psycopg.Connection[Any]) -> None:
+    """Wait for the readers until the server has seen that they wait for us."""
+    conn.execute("SAVEPOINT before_readers")
+    conn.execute(_PATIENCE, (PASS_MS,))
+    with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        conn.execute("SELECT pg_advisory_xact_lock(%s::int, pg_backend_pid())", (READER_CLASS,))
+    # The lock, if they were gone meanwhile, and the setting go with it.
+    conn.execute("ROLLBACK TO SAVEPOINT before_readers")
+    conn.execute("RELEASE SAVEPOINT before_readers")
 
 
 if __name__ == "__main__":

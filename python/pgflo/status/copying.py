@@ -41,5 +41,5 @@ async def look(
         and await is_held(record, "replicator")
     )
     if not is_news:
-        told = replace(told, tables=(), rows_per_s=None, bytes_per_s=None, eta_s=None)
+        told = replace(told, tables=(), rows_per_s=None, bytes_per_s=None, eta_s=None, queued=())
     return completed(told, copied)

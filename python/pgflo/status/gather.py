@@ -108,6 +108,8 @@ class CopyLook:
     """At present; the mean when all is published."""
     bytes_per_s: float | None
     eta_s: float | None
+    queued: tuple[str, ...]
+    """Sessions of the source that wait for the copy's locks to go; others wait behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,7 @@ def _copy(progress: CopyProgress) -> CopyLook:
         rows_per_s=_rounded(progress.rows_per_s),
         bytes_per_s=_rounded(progress.bytes_per_s),
         eta_s=_rounded(progress.eta_s),
+        queued=progress.queued,
     )
 
 

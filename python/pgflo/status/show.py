@@ -96,6 +96,10 @@ def draw(snapshot: Snapshot) -> RenderableType:
         parts.append(_tables(copied, [sink.name for sink in snapshot.sinks]))
     if snapshot.copy is not None:
         parts.append(_copy(snapshot.copy))
+        parts += [
+            Text(f"waiting at the source for the end of the copy: {session}", style="yellow")
+            for session in snapshot.copy.queued
+        ]
     return Group(*parts)
 
 
