@@ -189,6 +189,28 @@ async def test_copy_writers_that_are_killed_leave_nothing_half_done(stream: Stre
         await stream.until(lambda: has_all(stream, 8), task)
 
 
+async def test_a_copy_writer_that_is_killed_costs_no_other_one_its_range(stream: Stream) -> None:
+    # GIVEN two copy writers in the middle of a range each
+    oid = await prepare(stream, ranges=2)
+    await stream.announce(lanes=2)
+    halves = [stream.pack(oid, number, rows_of(number), ROWS) for number in (0, 1)]
+    loading = "SELECT pid FROM pg_stat_progress_copy WHERE relid = 'log'::regclass ORDER BY pid"
+    async with stream.worker(copy_writers=2) as task:
+        for lane, (first, *_) in enumerate(halves):
+            await stream.broker.js.publish(stream.names.copy_subject(lane), first)
+        await stream.until(lambda: len(stream.target.rows(loading)) == 2, task)
+        before = set(stream.target.rows(loading))
+        # WHEN one of them is killed
+        descendants("g copy-writer 0")[0].kill()
+        await stream.until(lambda: len(set(stream.target.rows(loading)) - before) == 1, task)
+        # THEN another one reads its range again, and the session of the other is still the same
+        assert len(set(stream.target.rows(loading)) & before) == 1
+        for lane, (_, *rest) in enumerate(halves):
+            for data in rest:
+                await stream.broker.js.publish(stream.names.copy_subject(lane), data)
+        await stream.until(lambda: has_all(stream, 2), task)
+
+
 async def test_a_range_committed_without_an_answer_is_not_loaded_again(stream: Stream) -> None:
     # GIVEN a ledger that knows a range which the group's record knows nothing of
     oid = await prepare(stream, ranges=2)

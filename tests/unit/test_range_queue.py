@@ -29,6 +29,7 @@ def test_whatever_fails_every_range_is_published_once(
         (table(oid, count, 100 * count) for oid, count in enumerate(ranges)),
         max_per_table=max_per_table,
         run=RUN,
+        range_bytes=100,
     )
     running: list[RangeTask] = []
     published: list[tuple[int, int]] = []
@@ -65,7 +66,10 @@ def test_whatever_fails_every_range_is_published_once(
 
 def test_the_largest_table_goes_first_until_it_has_its_share_of_processes() -> None:
     queue = RangeQueue(
-        [table(1, 9, 10), table(2, 9, 1000), table(3, 1, 500)], max_per_table=2, run=1
+        [table(1, 9, 10), table(2, 9, 1000), table(3, 1, 500)],
+        max_per_table=2,
+        run=1,
+        range_bytes=10,
     )
     taken = []
     while (candidate := queue.next_table()) is not None:
@@ -75,7 +79,7 @@ def test_the_largest_table_goes_first_until_it_has_its_share_of_processes() -> N
 
 
 def test_failures_of_the_source_are_counted_per_range() -> None:
-    queue = RangeQueue([table(1, 2, 10)], max_per_table=1, run=1)
+    queue = RangeQueue([table(1, 2, 10)], max_per_table=1, run=1, range_bytes=10)
     told = []
     for source_failed in (True, False, True):
         candidate = queue.next_table()
@@ -85,7 +89,7 @@ def test_failures_of_the_source_are_counted_per_range() -> None:
 
 
 def test_another_run_hands_out_what_is_left_and_shares_no_attempt() -> None:
-    first = RangeQueue([table(1, 5, 10)], max_per_table=5, run=1)
+    first = RangeQueue([table(1, 5, 10)], max_per_table=5, run=1, range_bytes=10)
     left = first.tables[1]
     tasks = [first.take(left) for _ in range(5)]
     for number in (3, 1):
@@ -99,7 +103,7 @@ def test_another_run_hands_out_what_is_left_and_shares_no_attempt() -> None:
         1: (1, 1),
         3: (9, 0),
     }
-    second = RangeQueue([left.record], max_per_table=5, run=2)
+    second = RangeQueue([left.record], max_per_table=5, run=2, range_bytes=10)
     again = [second.take(second.tables[1]) for _ in range(3)]
     assert [task.range_no for task in again] == [0, 2, 4]
     assert second.next_table() is None
@@ -109,6 +113,28 @@ def test_another_run_hands_out_what_is_left_and_shares_no_attempt() -> None:
     assert second.is_done
     second.publish(second.unproved())
     assert second.tables[1].record.published_rows == 35
+
+
+def test_a_lane_is_never_further_ahead_of_the_records_than_one_range() -> None:
+    # GIVEN a table of three ranges, and small ones, three of which are as much as a range
+    small = [table(oid, 1, 30) for oid in range(2, 6)]
+    queue = RangeQueue([table(1, 3, 300), *small], max_per_table=1, run=1, range_bytes=100)
+
+    def copy(lane: int) -> bool:
+        candidate = queue.next_table()
+        assert candidate is not None
+        if not queue.may_begin(lane, candidate):
+            return False
+        queue.finish(queue.take(candidate), RangeReport("done"), lane)
+        return True
+
+    # THEN the next range waits for the record of the first, in the same lane
+    assert [copy(0), copy(0), copy(1), copy(1)] == [True, False, True, False]
+    queue.note_written(1)
+    assert [copy(1), copy(0), queue.unwritten] == [False, True, 2]
+    queue.note_written(2)
+    # and small ones are together no more than a range
+    assert [copy(0), copy(0), copy(0), copy(0)] == [True, True, True, False]
 
 
 @given(st.lists(st.integers(0, 30), max_size=60))

@@ -11,7 +11,8 @@ without the lock may be half of them. The copy ends only when every range of eve
 
 A crash between any two of these costs the range another attempt and nothing else. A process that
 dies, or a lane whose acknowledgement is lost, does the same. What ends the whole copy (a broken
-session, a broker that went back) leaves the ledger to the next run.
+session, a broker that went back) leaves the ledger to the next run. No lane is further ahead of the
+ledger than one range: so a killed replicator costs each of its processes less than one, too.
 
 Small messages cross the pipes: tasks down, reports up. Rows never do.
 """
@@ -19,6 +20,7 @@ Small messages cross the pipes: tasks down, reports up. Rows never do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -61,7 +63,7 @@ QUEUED_REPORT_S = 5.0
 
 RECORDS_AT_ONCE = 32
 RECORD_PAUSE_S = 0.02
-"""Between two writings of the ledger. A kill costs again what was stored within it."""
+"""Between two writings of the ledger that no lane waits for: many small tables share one."""
 
 
 class Copy:
@@ -85,6 +87,8 @@ class Copy:
         self._tally = self._report.tally
         self._changed = asyncio.Event()
         self._recording = asyncio.Event()
+        self._is_awaited = asyncio.Event()
+        """Set while a lane may not go on before the ledger is written."""
         self._choosing = asyncio.Lock()
         self._told_full = False
         self._is_filled = False
@@ -92,6 +96,7 @@ class Copy:
             group.unfinished,
             max_per_table=settings.copying.max_workers_per_table,
             run=group.value.copy_runs,
+            range_bytes=settings.copying.range_bytes,
             as_text=settings.copying.format == "text",
         )
 
@@ -138,7 +143,7 @@ class Copy:
         worker: CopyWorker | None = None
         lost_in_a_row = 0
         try:
-            while (task := await self._next()) is not None:
+            while (task := await self._next(lane)) is not None:
                 try:
                     if worker is None:
                         worker = CopyWorker(self._job(lane))
@@ -158,13 +163,17 @@ class Copy:
         finally:
             await _stop(worker)
 
-    async def _next(self) -> RangeTask | None:
+    async def _next(self, lane: int) -> RangeTask | None:
         """Choose a range; wait while none may be started; None when all are published."""
         while not self._queue.is_done:
             self._changed.clear()
             async with self._choosing:
                 table = self._queue.next_table()
-                if table is not None and await self._has_room():
+                if (
+                    table is not None
+                    and self._is_near_the_ledger(lane, table)
+                    and await self._has_room()
+                ):
                     self._recording.set()
                     task = self._queue.take(table)
                     self._tally.start(task.relation_oid, task.range_no)
@@ -175,6 +184,13 @@ class Copy:
             except TimeoutError:
                 continue
         return None
+
+    def _is_near_the_ledger(self, lane: int, table: CopyTable) -> bool:
+        """Whether a lane may begin a range of this table now; else the ledger is hurried."""
+        is_near = self._queue.may_begin(lane, table)
+        if not is_near:
+            self._is_awaited.set()
+        return is_near
 
     async def _done(self, task: RangeTask, report: RangeReport, lane: int) -> None:
         self._queue.finish(task, report, lane)
@@ -243,7 +259,10 @@ class Copy:
             self._recording.clear()
             is_last = self._is_filled
             await self._write_ledger()
-            await asyncio.sleep(0 if is_last else RECORD_PAUSE_S)
+            if not is_last:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RECORD_PAUSE_S):
+                        await self._is_awaited.wait()
 
     async def _write_ledger(self) -> None:
         """Publish what is stored, with proof, and write the records that changed.
@@ -251,7 +270,8 @@ class Copy:
         Raises `PgfloError` (COPY_BROKEN) when there is no proof, (GROUP_CHANGED) when another run
         owns the records.
         """
-        unproved = self._queue.unproved()
+        unproved, stored = self._queue.unproved(), self._queue.unwritten
+        self._is_awaited.clear()
         if unproved:
             if not await self._snapshot.holds(unproved):
                 raise snapshot_lost()
@@ -261,6 +281,8 @@ class Copy:
         changed = [table for table in self._queue.tables.values() if not table.is_recorded]
         for first in range(0, len(changed), RECORDS_AT_ONCE):
             await all_of(*(self._put(table) for table in changed[first : first + RECORDS_AT_ONCE]))
+        self._queue.note_written(stored)
+        self._changed.set()
 
     async def _put(self, table: CopyTable) -> None:
         record = table.record

@@ -54,6 +54,11 @@ class CopyTable:
         """Ranges that the broker does not have yet."""
         return self.record.ranges - self.record.published_ranges - len(self.stored)
 
+    @property
+    def range_bytes(self) -> int:
+        """Size of one range at the source, as if all had the same."""
+        return self.record.bytes // self.record.ranges
+
     def change(self, **fields: Any) -> None:  # noqa: ANN401 - fields of TableRecord
         """Change the record, which is to be written then."""
         self.record = replace(self.record, **fields)
@@ -64,9 +69,21 @@ class RangeQueue:
     """All ranges that are left of a copy, largest table first."""
 
     def __init__(
-        self, tables: Iterable[TableRecord], *, max_per_table: int, run: int, as_text: bool = False
+        self,
+        tables: Iterable[TableRecord],
+        *,
+        max_per_table: int,
+        run: int,
+        range_bytes: int,
+        as_text: bool = False,
     ) -> None:
-        """`as_text`: no rows travel in binary, whatever their types allow."""
+        """`range_bytes`: what a range has at most, if one page has no more.
+
+        `as_text`: no rows travel in binary, whatever their types allow.
+        """
+        self._range_bytes = range_bytes
+        self._ahead: list[tuple[int, int]] = []
+        """Lane and bytes at the source of what is stored and not written down, oldest first."""
         self._max_per_table = max_per_table
         self._run = run
         self.tables = {
@@ -117,6 +134,23 @@ class RangeQueue:
             None,
         )
 
+    def may_begin(self, lane: int, table: CopyTable) -> bool:
+        """Whether a lane that is killed would lose no more than a range.
+
+        What it has stored is lost as well while the table's record, as others know it, lacks it.
+        """
+        ahead_bytes = sum(size for of, size in self._ahead if of == lane)
+        return not ahead_bytes or ahead_bytes + table.range_bytes <= self._range_bytes
+
+    @property
+    def unwritten(self) -> int:
+        """Ranges that are stored and not noted as written."""
+        return len(self._ahead)
+
+    def note_written(self, count: int) -> None:
+        """Note that the records tell of the oldest `count` of them."""
+        del self._ahead[:count]
+
     def take(self, table: CopyTable) -> RangeTask:
         """Start the next range of a table that `next_table` gave."""
         range_no = table.waiting.pop(0)
@@ -147,7 +181,8 @@ class RangeQueue:
         table.stored.append((task.range_no, report))
         self.rows += report.rows
         self.published_bytes += report.bytes
-        self._published_heap_bytes += table.record.bytes // table.record.ranges
+        self._published_heap_bytes += table.range_bytes
+        self._ahead.append((lane, table.range_bytes))
         return table
 
     def unproved(self) -> dict[int, int]:

@@ -47,6 +47,8 @@ class Child:
         self._on_message: Callable[[Any], None] = lambda _: None
         self.failure: asyncio.Future[PgfloError] = asyncio.get_running_loop().create_future()
         """Set when the child ended unasked."""
+        self.was_killed = False
+        """Whether a signal ended it, so that another one may do better."""
 
     @classmethod
     async def start(
@@ -152,6 +154,7 @@ class Child:
             return PgfloError(
                 errors.SINK_CRASHED, f"the {self._name} process ended with exit code {code}"
             )
+        self.was_killed = code is not None
         how = "does not end" if code is None else f"was killed by signal {-code}"
         return PgfloError(
             errors.SINK_INTERRUPTED,

@@ -9,7 +9,6 @@ destination's ledger holds as many ranges of its present snapshot as the source 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from functools import partial
@@ -26,15 +25,18 @@ from pgflo.supervisor.race import first_of
 from pgflo.worker import copy_writer
 from pgflo.worker.child import Child
 from pgflo.worker.messages import Copied, Lane, Left, encode
+from pgflo.worker.report import tell_last
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgflo.broker.connection import Broker
     from pgflo.broker.names import Names
     from pgflo.broker.record import Record
     from pgflo.broker.records import TableRecord
     from pgflo.config.settings import WorkerSettings
     from pgflo.rules.bind import Bound
-    from pgflo.sinks.contract import Sink
+    from pgflo.sinks.contract import Sink, Target
     from pgflo.worker.group_view import GroupView, View
     from pgflo.worker.report import Report
 
@@ -47,11 +49,11 @@ SHARED_LANE_PATIENCE_S = 0.2
 """With fewer, a lane that brings nothing is left for another."""
 
 
+MOST_DEATHS = 5
+"""Copy writers that may be killed while no range is committed; then the worker waits as well."""
+
 LINE_EVERY_S = 10.0
 """Between two log lines that say how far the copy is."""
-
-GOODBYE_S = 2.0
-"""How long the last word to the group may take."""
 
 
 class CopyLanes:
@@ -76,12 +78,17 @@ class CopyLanes:
         self._to = to
         self._view = view
         self._report = report
+        self._targets: Mapping[int, Target] = {}
         self._children: list[Child] = []
         self._free: deque[int] = deque()
         """Lanes that nobody reads; the longest unread first."""
         self._lanes: set[int] = set()
         self._idle: deque[int] = deque()
         """Numbers of copy writers that have no lane."""
+        self._reading: dict[int, int] = {}
+        """Number of a copy writer → its lane."""
+        self._deaths = 0
+        """Copy writers that were killed since a range was last committed."""
         self._done: dict[tuple[int, int], dict[int, int]] = {}
         """(oid, snapshot) → range → rows."""
         self._untold: set[int] = set()
@@ -110,12 +117,12 @@ class CopyLanes:
                 self._until_complete(),
                 self._distribute(),
                 self._tell(),
-                *(_raise(child) for child in self._children),
+                *(self._keep(number) for number in range(len(self._children))),
             )
             await self._tell_copied()
         finally:
             await asyncio.gather(*(child.close(at_once=True) for child in self._children))
-            await self._say_goodbye()
+            await tell_last(self._tell_copied())
         log.info("copy complete", **self._figures(await self._view.wait(lambda _: True)))
 
     def _is_complete(self, view: View) -> bool:
@@ -158,34 +165,63 @@ class CopyLanes:
     # --- copy writers
 
     async def _start_children(self, view: View) -> None:
-        targets = await asyncio.to_thread(self._to.targets, list(view.tables.values()), self._bound)
+        tables = list(view.tables.values())
+        self._targets = await asyncio.to_thread(self._to.targets, tables, self._bound)
         allowed = self._to.most_copy_writers or self._settings.copy_writers
         wanted = max(1, min(allowed, self._settings.copy_writers, view.group.lanes))
         for number in range(wanted):
-            child = await Child.start(
-                f"copy-writer {number}",
-                copy_writer.main,
-                number,
-                self._to,
-                self._settings.nats,
-                self._names,
-                targets,
-                on_message=partial(self._on_message, number),
-            )
-            self._children.append(child)
+            self._children.append(await self._start_child(number))
             self._idle.append(number)
+
+    async def _start_child(self, number: int) -> Child:
+        return await Child.start(
+            f"copy-writer {number}",
+            copy_writer.main,
+            number,
+            self._to,
+            self._settings.nats,
+            self._names,
+            self._targets,
+            on_message=partial(self._on_message, number),
+        )
+
+    async def _keep(self, number: int) -> NoReturn:
+        """Put another copy writer in the place of one that is killed, as long as ranges arrive.
+
+        Its range is rolled back, those of the others are not. Raises what ends it otherwise, and
+        if it is the only one: there is nothing to save then.
+        """
+        while True:
+            child = self._children[number]
+            error = await asyncio.shield(child.failure)
+            self._deaths += 1
+            if not child.was_killed or len(self._children) == 1 or self._deaths > MOST_DEATHS:
+                raise error
+            log.warning("a copy writer is started again", cause=error.detail)
+            if number in self._idle:
+                self._idle.remove(number)
+            await child.close(at_once=True)
+            self._children[number] = await self._start_child(number)
+            if (lane := self._reading.pop(number, None)) is not None:
+                self._free.append(lane)
+            self._idle.append(number)
+            self._changed.set()
 
     def _on_message(self, number: int, message: Copied | Left) -> None:
         match message:
             case Copied():
-                if message.is_new:
-                    ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
+                # One that was killed may have committed what only the next one can tell.
+                ranges = self._done.setdefault((message.oid, message.snapshot_lsn), {})
+                if message.range_no not in ranges:
                     ranges[message.range_no] = message.rows
                     self.loaded.add(message.oid)
                     self._untold.add(message.oid)
+                    self._deaths = 0
+                if message.is_new:
                     self._report.ruled(message.rules)
                 self._lane_seqs[message.lane] = message.seq
             case Left():
+                self._reading.pop(number, None)
                 self._free.append(message.lane)
                 self._idle.append(number)
         self._changed.set()
@@ -210,15 +246,10 @@ class CopyLanes:
             self._lane_seqs.get(lane, 0) + 1,
             SHARED_LANE_PATIENCE_S if is_shared else OWN_LANE_PATIENCE_S,
         )
+        self._reading[number] = lane
         await self._children[number].send([encode(message)], is_waiting=True)
 
     # --- the group's record
-
-    async def _say_goodbye(self) -> None:
-        """Tell what is done when the copy breaks off, if the broker listens."""
-        with contextlib.suppress(PgfloError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._tell_copied()
 
     async def _tell(self) -> NoReturn:
         line_s = time.monotonic() + LINE_EVERY_S
@@ -262,7 +293,3 @@ class CopyLanes:
             if seq > self._report.lane_seqs.get(lane, 0):
                 self._report.lane(lane, seq)
         await self._report.flush()
-
-
-async def _raise(child: Child) -> NoReturn:
-    raise await asyncio.shield(child.failure)

@@ -170,7 +170,7 @@ class CopyWriter:
         if this == self._dropped:
             if header.final and self._dropped_is_applied:
                 await consumer.ack(seq)
-                self._tell(_copied(lane, seq, this, rows=0, is_new=False))
+                self._tell(_copied(lane, seq, this, rows=header.total_rows, is_new=False))
             return
         if header.part_no < self._next_part:
             return  # sent again by the publisher
