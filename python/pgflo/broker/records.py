@@ -212,6 +212,8 @@ class TableRecord(Stored):
     """Which rows of its root it holds, as an SQL condition."""
     types: list[TypeRecord] = field(default_factory=list)
     """What the columns' types are made of, down to types that every server has."""
+    types_layout: int = 0
+    """The group's layout from which on `types` say what changes are made of."""
     estimated_rows: int | None = None
     """By the statistics that there were when the ranges were cut; None without any."""
     copy_s: float = 0.0

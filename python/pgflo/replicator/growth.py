@@ -99,14 +99,17 @@ async def add_uncopied(group: Group, tables: list[TableRecord]) -> None:
 async def note_types(group: Group, table_set: TableSet) -> None:
     """Tell sinks what the columns' types are made of, where that is not what the record says.
 
-    Changes from here on are of a new layout, for which sinks wait.
+    Changes from here on are of a new layout, for which sinks wait. Tables are written one by one;
+    each tells the layout that it was written for, so that a start after a crash in between knows
+    of one that was never begun.
     """
     changed = {
         table.oid: own_types(table)
         for table in table_set.tables
         if table.oid in group.tables and own_types(table) != group.tables[table.oid].types
     }
+    layout = group.value.layout + 1
     for oid, types in changed.items():
-        await group.take_table(oid, functools.partial(replace, types=types))
-    if changed:
+        await group.take_table(oid, functools.partial(replace, types=types, types_layout=layout))
+    if any(table.types_layout > group.value.layout for table in group.tables.values()):
         await group.put(**group.with_tables(()))
