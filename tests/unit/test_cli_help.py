@@ -29,6 +29,7 @@ COMMANDS = [
     ("demo",),
     ("version",),
 ]
+TO = ("replicate", "--group", "g", "--source", "dbname=a", "--to")
 HEAVY = {"nats", "pydantic", "psycopg", "structlog", "uvloop", "orjson", "ruamel", "psutil"}
 HELP_LIMIT_S = 0.4
 """Twice the 200 ms that users are promised: a busy machine counts more processor time as well."""
@@ -106,6 +107,12 @@ def test_the_alias_of_replicate_is_replicate(tmp_path: Path) -> None:
         (("run", "--group", "g", "--source", "dbname=a"), "--target or --target-dbname is missing"),
         (("compare", "--source", "dbname=a"), "--target or --target-dbname is missing"),
         (("replicate", "--group", "g", "--source", "dbname=a", "--restart"), "--yes"),
+        ((*TO, "x"), "it has to be postgres://…, file:///DIRECTORY, https://… or stdout:"),
+        ((*TO, "kafka:"), "there is no sink kafka"),
+        ((*TO, "file:"), "a file sink needs more than its kind"),
+        ((*TO, "file:///a", "--to", "file:///b"), "two sinks are called file"),
+        ((*TO, "stdout:", "--to", "b=stdout:"), "two sinks would print to one stdout"),
+        ((*TO[:-1], "--shards", "2"), "--shards says something of a sink"),
         (("drop", "--config", "none.yaml", "--group", "g"), "no configuration file none.yaml"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from pgflo.cli import parse
 from pgflo.cli import values as read
 from pgflo.config import options as o
+from pgflo.config.destination import Destination
 from pgflo.config.options import Option, Type
 from pgflo.errors import PgfloError
 
@@ -31,6 +32,10 @@ EXAMPLES: dict[Type, tuple[str, object]] = {
     Type.SINK: ("crm-2", "crm-2"),
     Type.UNTIL: ("0/16B3748", "0/16B3748"),
     Type.SWITCH: ("true", True),
+    Type.DESTINATIONS: (
+        "lake=file:///a%20b",
+        (Destination("file", o.FILE_OUTPUT_DIR, "/a b", "lake"),),
+    ),
 }
 IN_FILE = [option for option in o.ALL if option.in_file]
 SHOWN = [option for option in o.ALL if option is not o.CONFIG]

@@ -20,6 +20,7 @@ from pgflo.config.options import (
     SOURCE,
     TARGET,
     TARGET_PASSWORD,
+    TO,
     VERBOSE,
 )
 
@@ -50,9 +51,8 @@ def start_logging(values: Values, *, json_elsewhere: bool) -> None:
     root.meta[META_JSON] = log_format == "json"
     root.meta[META_VERBOSE] = level == "debug"
     log = structlog.get_logger("pgflo.cli")
-    for option in (PASSWORD, TARGET_PASSWORD, SOURCE, TARGET, NATS_URL):
-        value = values.get(option)
-        if values.rank(option) == 3 and _holds_password(option.name, str(value)):
+    for option in (PASSWORD, TARGET_PASSWORD, SOURCE, TARGET, TO, NATS_URL):
+        if values.rank(option) == 3 and _holds_password(option.name, _text(values.get(option))):
             log.warning(
                 "the process list shows this password to everybody on this machine",
                 flag=option.flag,
@@ -60,6 +60,11 @@ def start_logging(values: Values, *, json_elsewhere: bool) -> None:
             )
     if values.config is not None:
         log.debug("configuration file", path=str(values.config.path))
+
+
+def _text(value: object) -> str:
+    """Give what was typed, of destinations their URLs."""
+    return " ".join(to.value for to in value) if isinstance(value, tuple) else str(value)
 
 
 def _holds_password(name: str, value: str) -> bool:

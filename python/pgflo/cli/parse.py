@@ -189,6 +189,7 @@ def click_option(option: Option, panel: str, *, required: bool) -> click.Option:
         type=types.of(option),
         **default,
         is_flag=switch,
+        multiple=option.type is Type.DESTINATIONS,
         envvar=option.env,
         required=required,
         help=option.help,

@@ -1,6 +1,7 @@
 """`pgflo replicate`, alias `replicator`.
 
-Upstream: `app`. Downstream: `pgflo.replicator.run`, and the group's own broker when none is named.
+Upstream: `app`. Downstream: `pgflo.replicator.run`, and the group's own broker when none is named;
+with `--to` `supervised`, whose children are this command without it, and workers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgflo.cli import parse
+from pgflo.cli.destinations import CARE, refuse_lonely_settings
 from pgflo.config import options as o
 from pgflo.errors import USAGE, PgfloError
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         "Broker": (*o.NATS_SERVER, *o.NATS_STORE),
         "Safety": o.SAFETY,
         "Retries": o.RETRIES,
+        "Sinks": (o.TO, *CARE),
     },
     required=(o.GROUP,),
     log_json_elsewhere=True,
@@ -37,8 +40,14 @@ def command(values: parse.Values) -> None:
     """Copy tables and stream their changes from a PostgreSQL database into the broker.
 
     Goes on where it stopped. Without --nats-url a broker is started for the group on this machine;
-    `pgflo worker` of the same group finds it there.
+    `pgflo worker` of the same group finds it there. --to runs workers as well, in one process tree:
+    what dies is started again, and --copy, --once and --until end it when all is applied.
     """
+    if values.get(o.TO):
+        _run_with_sinks(values)
+        return
+    refuse_lonely_settings(values)
+
     from pgflo.supervisor import processes
 
     if values.get(o.COPY) or values.get(o.COPY_AND_STREAM):
@@ -65,6 +74,19 @@ def command(values: parse.Values) -> None:
                 await serve_sinks(nats, settings.group, stop)
 
     runtime.run_service(service)
+
+
+def _run_with_sinks(values: parse.Values) -> None:
+    from setproctitle import setproctitle
+
+    # First of all: a URL among the arguments may hold a password, and this takes their place.
+    setproctitle("pgflo replicate with sinks")
+
+    from pgflo.cli import supervised
+    from pgflo.cli import values as read
+    from pgflo.cli.destinations import sinks
+
+    supervised.run(values, read.replicate(values), sinks(values), title="replicate with sinks")
 
 
 async def serve_sinks(nats: NatsSettings, group: str, stop: asyncio.Event) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from pgflo.config.destination import FORMS, Destination, read_named
 from pgflo.config.options import Option, Type
 from pgflo.errors import PgfloError
 
@@ -120,6 +121,21 @@ class Patterns(click.ParamType[tuple[str, ...]]):
         return texts
 
 
+class To(click.ParamType[Destination]):
+    """Where a sink writes, perhaps with a name before it."""
+
+    name = "url"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Destination:
+        """Give kind and place."""
+        found = value if isinstance(value, Destination) else read_named(str(value))
+        if found is None:
+            self.fail(f"it has to be {FORMS}, with NAME= before it or without.", param, ctx)
+        return found
+
+
 class File(click.ParamType[Path]):
     """A path; `~` is the home directory."""
 
@@ -144,6 +160,7 @@ PLAIN: dict[Type, click.ParamType[Any]] = {
     Type.HIDDEN: Hidden(),
     Type.GROUP: Pattern("name", GROUP_NAME, "a name of a-z, 0-9 and _, at most 40 characters"),
     Type.SINK: Pattern("name", SINK_NAME, "a name of a-z, 0-9, _ and -, at most 40 characters"),
+    Type.DESTINATIONS: To(),
     Type.UNTIL: Pattern("lsn", UNTIL, "`now` or an LSN such as 0/16B3748"),
 }
 

@@ -22,6 +22,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from pgflo.config import destination
+from pgflo.config.destination import FILE_URL
 from pgflo.config.options import ALL, BY_NAME, SECTIONS, TARGET_SERVER, WORKING, Option, Type
 from pgflo.errors import CONFIG, PgfloError
 
@@ -39,12 +41,9 @@ SINK_OPTIONS = {
 }
 SHORT_NAMES = {"rules": BY_NAME["rules-config"], "routing": BY_NAME["routing-config"]}
 """Keys that name a file, or hold what would be in it."""
-KIND = re.compile(r"stdout|[a-z][a-z0-9_-]*:")
-"""Destination of a sink that needs no more than its kind: `stdout`, `NAME:`."""
 MAX_FILE_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 VARIABLE = re.compile(r"\$(?P<escaped>\$)?\{(?P<name>[^{}]*)\}")
-FILE_URL = "file:///"
 
 Value = str | tuple[str, ...]
 
@@ -266,14 +265,12 @@ class _Reader:
         text = str(value.value) if isinstance(value, ScalarNode) else ""
         with contextlib.suppress(PgfloError):  # told below, with its place
             text = self._resolve_variables(text)
-        option = BY_NAME["target"]
-        if text.startswith(FILE_URL):
-            option = BY_NAME["file-output-dir"]
-        elif text.startswith(("http://", "https://")):
-            option = BY_NAME["webhook-url"]
-        elif KIND.fullmatch(text):
-            sink.values["kind"] = text.removesuffix(":")
+        found = destination.read(text)
+        if found is not None and found.option is None:
+            sink.values["kind"] = found.kind
             return
+        # Whatever else it is, libpq may know what it means.
+        option = (found and found.option) or BY_NAME["target"]
         self._take(option, name, key, value, sink.values, sink.lines)
 
     def _take(
@@ -310,7 +307,7 @@ class _Reader:
         try:
             text = self._resolve_variables(str(node.value))
             if option.type is Type.PATH:
-                return urlsplit(text).path if text.startswith(FILE_URL) else text
+                return destination.path_of(text) if text.startswith(FILE_URL) else text
             return resolve_secret(text)
         except PgfloError as error:
             self._mistake(node, f"{name}: {error.detail}")

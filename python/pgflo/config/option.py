@@ -33,6 +33,8 @@ class Type(enum.Enum):
     GROUP = "group"
     SINK = "sink"
     UNTIL = "until"
+    DESTINATIONS = "destinations"
+    """Given as often as there are sinks; in the environment with blanks between. Never shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,14 @@ BROKER_SYNC_HORIZON = Option(
 )
 
 SINK = Option("sink", "Name of the sink  [default: its kind]", Type.SINK)
+TO = Option(
+    "to",
+    "Run a sink, too; as often as you like: postgres://…, file:///DIR, https://…, stdout:, each"
+    " called by its kind; NAME=URL gives a name, which a second one of a kind needs.",
+    Type.DESTINATIONS,
+    in_file=False,
+    metavar="[NAME=]URL",
+)
 DROPPED_SINK = Option("sink", "Forget this sink only.", Type.SINK, in_file=False)
 EPOCH_BYTES = Option(
     "epoch-bytes", "Changes applied in one transaction.", Type.SIZE, default="16MB", least=64 * 1024
@@ -495,6 +503,8 @@ EPOCHS = (SINK, RULES_CONFIG, ROUTING_CONFIG, EPOCH_BYTES, BATCH_SIZE)
 """What sinks have in common that are no database."""
 FILES = (FILE_OUTPUT_DIR, FILE_MAX_SIZE, FILE_ROTATE_INTERVAL, FILE_COMPRESS)
 WEBHOOKS = (WEBHOOK_URL, WEBHOOK_SECRET, WEBHOOK_BATCH, WEBHOOK_TIMEOUT, WEBHOOK_CONCURRENCY)
+OUTLET_CARE = (PRETTY, *FILES[1:], *WEBHOOKS[1:])
+"""What there is to say of sinks of JSON lines besides their destination."""
 RETRIES = (RETRY_MAX_ATTEMPTS, RETRY_INITIAL_WAIT, RETRY_MAX_WAIT)
 
 REPLICATING = (
@@ -532,6 +542,7 @@ ALL: tuple[Option, ...] = tuple(
             GROUP,
             *REPLICATING,
             RESTART,
+            TO,
             *WORKING,
             JSON,
             YES,

@@ -1,9 +1,10 @@
-"""Programs that run together: `pgflo run` keeps a replicator and its workers alive.
+"""Programs that run together: a replicator and its workers are kept alive.
 
-Upstream: `pgflo.cli.run`. Downstream: `python -m pgflo …` processes, each in a session of its own.
-Invariant: a program that dies by a signal or by a failure that time can heal is started again,
-after growing waits; one that needs an operator stops all of them. None outlives this process: each
-holds one end of a socket whose other end is here (`lifeline`).
+Upstream: `pgflo.cli.supervised`. Downstream: `python -m pgflo …` processes, each in a session of
+its own. Invariant: a program that dies by a signal or by a failure that time can heal is started
+again, after growing waits; one that needs an operator, or that nobody needs any more, stops all of
+them. None outlives this process: each holds one end of a socket whose other end is here
+(`lifeline`).
 """
 
 from __future__ import annotations
@@ -141,9 +142,7 @@ class Tree:
                 failures = 0
             failures += 1
             if not self._may_restart(ending, failures):
-                log.error("stopped for good", program=program.name, exit_code=ending.code)
-                self._code = ending.code if ending.code > 0 else int(Exit.INTERNAL)
-                self._failed.set()
+                self._give_up(program, ending)
                 return
             wait_s = min(
                 self.retry.initial_wait_s * 2 ** min(failures - 1, 20), self.retry.max_wait_s
@@ -157,6 +156,16 @@ class Tree:
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), wait_s)
+
+    def _give_up(self, program: Program, ending: Ending) -> None:
+        """End all of them with this one."""
+        self._failed.set()
+        if ending.code == Exit.DONE and ending.retry is Retry.OPERATOR:
+            # It has no use any more, and nothing failed: nobody reads its output.
+            log.info("stopped for good, so the others stop too", program=program.name)
+            return
+        log.error("stopped for good", program=program.name, exit_code=ending.code)
+        self._code = ending.code if ending.code > 0 else int(Exit.INTERNAL)
 
     def _note_late(self, program: Program, ending: Ending, stop: asyncio.Event) -> None:
         """Keep the code of a program that failed for good while it was being stopped."""

@@ -32,6 +32,7 @@ from pgflo.rules.bind import bind, digests
 from pgflo.rules.read import read as read_rules
 from pgflo.sinks.contract import Start, superseded
 from pgflo.sinks.kinds import make
+from pgflo.supervisor.lifeline import tell_supervisor
 from pgflo.supervisor.processes import WORKER_CHILDREN, warm_up
 from pgflo.supervisor.race import first_of
 from pgflo.worker.care import care_of
@@ -133,6 +134,7 @@ class Worker:
                 await self._tell_last()
                 if error.kind is errors.SINK_READER_GONE:
                     log.info("nobody reads the output any more", hint=error.hint)
+                    tell_supervisor(error)
                     return
                 self._whole_only = isinstance(error, RestMissingError)
                 if self._mark() != before:
