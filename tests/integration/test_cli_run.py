@@ -219,9 +219,10 @@ group: shop
 copy-and-stream: true
 once: true
 source: {dsn: "${SOURCE_DSN}", tables: [a]}
+file: {max-size: 100MB, compress: none}
 sinks:
   crm: {to: "${TARGET_DSN}"}
-  lake: {to: "file://${FILES}", file-compress: gzip}
+  lake: {to: "file://${FILES}"}
   log: {to: stdout}
 """
 
@@ -237,6 +238,7 @@ def test_run_gives_every_sink_of_a_file_a_worker_of_its_kind(
         SOURCE_DSN=source.dsn,
         TARGET_DSN=target.dsn,
         FILES=str(tmp_path / "files"),
+        PG_FLO_FILE_COMPRESS="gzip",
     )
     assert run.wait() == Exit.DONE
     assert is_equal(source, target)()
@@ -244,4 +246,6 @@ def test_run_gives_every_sink_of_a_file_a_worker_of_its_kind(
     events = committed(tmp_path / "files")
     assert len(events) == rows
     assert not list((tmp_path / "files").glob("*.part"))
+    # What the environment says of all files goes before what the file says of all.
+    assert list((tmp_path / "files").glob("*.jsonl.gz"))
     assert run.log.read_text().count('"op":"insert"') == rows
