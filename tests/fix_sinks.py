@@ -7,6 +7,7 @@ the bodies that the receiver answered with 200, the destination's tables.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -88,6 +89,8 @@ class AnySink:
         self.directory = directory
         self.log = directory / "worker.log"
         self.flags: list[str] = []
+        self.settings: dict[str, str] = {}
+        """Further variables of its environment."""
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, *flags: str) -> subprocess.Popen[bytes]:
@@ -104,6 +107,7 @@ class AnySink:
                     "PG_FLO_RETRY_INITIAL_WAIT": "20ms",
                     "PG_FLO_RETRY_MAX_WAIT": "100ms",
                     "PG_FLO_LOG_FORMAT": "json",
+                    **self.settings,
                     **self.environment(),
                 },
                 stdin=subprocess.DEVNULL,
@@ -141,6 +145,19 @@ class AnySink:
         """Whether anything has come."""
         return bool(self.events())
 
+    def spread(self, number: int) -> dict[str, str]:
+        """Give settings by which so many things are done side by side, where the kind can."""
+        return {"PG_FLO_SHARDS": str(number), "PG_FLO_WEBHOOK_CONCURRENCY": str(number)}
+
+    def refusing(self) -> contextlib.AbstractContextManager[None]:
+        """Have whatever comes of table `t` refused inside."""
+        raise NotImplementedError
+
+    def failure(self) -> Event:
+        """Give the error that the last run ended with."""
+        lines = [line for line in self.log.read_text().splitlines() if '"event": "error"' in line]
+        return parse(lines[-1])
+
     def tail(self) -> str:
         """End of the worker's log."""
         return self.log.read_text(errors="replace")[-3000:]
@@ -174,6 +191,13 @@ class ToPostgres(AnySink):
         exists = target.value("SELECT to_regclass('pgflo.progress') IS NOT NULL")
         return bool(exists and target.value(query))
 
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """By a constraint."""
+        self.stream.target.execute("ALTER TABLE t ADD CONSTRAINT no CHECK (false) NOT VALID")
+        yield
+        self.stream.target.execute("ALTER TABLE t DROP CONSTRAINT no")
+
 
 class ToStdout(AnySink):
     """Lines."""
@@ -185,6 +209,16 @@ class ToStdout(AnySink):
         """Read the output; a crash may cut its last line."""
         lines = (self.directory / "out.jsonl").read_bytes().splitlines(keepends=True)
         return [parse(line) for line in lines if line.endswith(b"}\n")]
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """By a device that is always full."""
+        kept = self.directory / "kept.jsonl"
+        out = self.directory / "out.jsonl"
+        out.replace(kept)
+        out.symlink_to("/dev/full")
+        yield
+        kept.replace(out)
 
 
 class ToFile(AnySink):
@@ -202,6 +236,15 @@ class ToFile(AnySink):
         """Read what the manifest says."""
         return committed(self.files)
 
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """By a directory where the next file should be: no permission keeps root from writing."""
+        incarnation = self.stream.changes.incarnation.hex[:8]
+        in_the_way = self.files / f"g-{incarnation}-0000000002.jsonl.part"
+        in_the_way.mkdir()
+        yield
+        in_the_way.rmdir()
+
 
 class ToWebhook(AnySink):
     """Requests."""
@@ -217,6 +260,12 @@ class ToWebhook(AnySink):
     def events(self) -> list[Event]:
         """Read what was taken."""
         return self.receiver.events()
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """By an answer."""
+        self.receiver.answers = [status(400, b"no")]
+        yield
 
     def stop(self) -> None:
         """End the receiver as well."""

@@ -574,7 +574,8 @@ SINK_RECEIVER = Kind(
     "sink.receiver",
     Exit.SINK,
     Retry.OPERATOR,
-    "Check --webhook-url and the receiver's log; --retry-max-attempts says how often to try.",
+    "Check --webhook-url and the receiver's log, then start `pgflo worker webhook` again: it goes"
+    " on with this request; --retry-max-attempts says how often it is tried.",
 )
 SINK_REJECTED = Kind(
     "sink.rejected",

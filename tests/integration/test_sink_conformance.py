@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, LiteralString
 
 from psycopg import sql
@@ -10,6 +11,9 @@ from tests.fix_property import LONG
 from tests.fix_sinks import fold, parse, source_rows, wait_for
 from tests.property.own_types import CREATE_OWN_TYPES, OWN_TYPES, OWN_VALUES
 from tests.property.type_values import VALUES
+
+from pgflo import _core
+from pgflo.errors import Exit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,7 +139,7 @@ async def test_every_type_has_the_values_that_the_server_prints(
     assert any_sink.rows("odd") == source_rows(source, "odd")
 
 
-async def test_a_crash_between_write_and_acknowledgement_loses_and_changes_nothing(
+async def test_crashes_lose_and_change_nothing_whatever_number_of_shards_goes_on(
     any_sink: AnySink, stream: Stream
 ) -> None:
     make(stream, TABLES)
@@ -147,12 +151,14 @@ async def test_a_crash_between_write_and_acknowledgement_loses_and_changes_nothi
         )
     envelopes = stream.changes.envelopes(target_body_bytes=500)
     await stream.publish(envelopes)
-    # WHEN the worker dies as soon as something has arrived, and once more
-    for _ in range(2):
+    # WHEN the worker dies as soon as something has arrived, and so does one of more shards
+    for shards in (1, 3):
+        any_sink.settings = any_sink.spread(shards)
         process = any_sink.start("--epoch-bytes", "64kB")
         await asyncio.to_thread(wait_for, any_sink.seen, "a first change")
         process.kill()
         await asyncio.to_thread(process.wait)
+    any_sink.settings = any_sink.spread(2)
     await run(any_sink)
     # THEN every change is there, once where that is promised, and the same each time
     assert any_sink.rows("t") == source_rows(stream.changes.source, "t")
@@ -161,6 +167,64 @@ async def test_a_crash_between_write_and_acknowledgement_loses_and_changes_nothi
         assert (len(events) == 2000) or not any_sink.is_exact
         firsts = list({event["id"]: event for event in events}.values())
         assert fold(firsts, "t") == source_rows(stream.changes.source, "t")
+
+
+async def test_what_comes_again_after_a_lost_acknowledgement_is_the_same_or_has_no_effect(
+    any_sink: AnySink, stream: Stream
+) -> None:
+    make(stream, TABLES)
+    source = stream.changes.source
+    source.execute(
+        "INSERT INTO t SELECT n, n FROM generate_series(1, 20) n",
+        "UPDATE t SET n = n + 1 WHERE id < 10",
+        "TRUNCATE t",
+        "INSERT INTO t SELECT n, n FROM generate_series(1, 20) n",
+        "UPDATE t SET n = n + 1 WHERE id < 10",
+    )
+    await stream.publish(stream.changes.envelopes(target_body_bytes=300))
+    await run(any_sink)
+    before = [] if any_sink.kind == "postgres" else any_sink.events()
+    # WHEN the record stands where it stood before the first acknowledgement
+    known = (await stream.record.sinks())[any_sink.kind]
+    start_lsn = stream.group.start_lsn
+    former = replace(known, commit_lsn=start_lsn, ordinal=0, end_lsn=start_lsn)
+    await stream.record.put_sink(former)
+    await run(any_sink)
+    # THEN whoever keeps no position of its own brings all of it once more, equal by id
+    assert any_sink.rows("t") == source_rows(source, "t")
+    if any_sink.kind != "postgres":
+        assert len(before) == 59
+        assert any_sink.events() == (before if any_sink.is_exact else before + before)
+
+
+async def test_what_is_refused_stops_it_with_table_place_and_command_and_is_where_it_goes_on(
+    any_sink: AnySink, stream: Stream
+) -> None:
+    make(stream, TABLES)
+    source = stream.changes.source
+    source.execute("INSERT INTO t SELECT n, n FROM generate_series(1, 5) n")
+    await stream.publish(stream.changes.envelopes())
+    await run(any_sink)
+    # WHEN what comes next is refused
+    source.execute("INSERT INTO t SELECT n, n, 'secret' FROM generate_series(6, 10) n")
+    place = stream.changes.position
+    await stream.publish(stream.changes.envelopes())
+    with any_sink.refusing():
+        assert await asyncio.to_thread(any_sink.run) == Exit.SINK, any_sink.tail()
+    # THEN it says so by the place of the first change, and of the row nothing
+    told = any_sink.failure()
+    assert told["table"] == "public.t"
+    lsn, _, ordinal = told["position"].rpartition(":")
+    assert (_core.lsn_parse(lsn) > place[0], ordinal) == (True, "1")
+    assert "`pgflo worker" in told["hint"]
+    assert "secret" not in any_sink.log.read_text()
+    # THEN with nothing in the way it goes on there
+    await run(any_sink)
+    assert any_sink.rows("t") == source_rows(source, "t")
+    if any_sink.kind != "postgres":
+        events = any_sink.events()
+        assert len(events) == 10
+        assert told["position"] == f"{events[5]['commit_lsn']}:{events[5]['ordinal']}"
 
 
 async def test_a_value_larger_than_an_epoch_arrives(any_sink: AnySink, stream: Stream) -> None:

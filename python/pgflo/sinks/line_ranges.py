@@ -15,6 +15,7 @@ from pgflo.errors import PgfloError
 from pgflo.rules.destinations import own, routed_to
 from pgflo.rules.spec import compiled
 from pgflo.sinks.contract import Mark
+from pgflo.sinks.refusal import place, unprintable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,8 +99,13 @@ class LineRanges:
         except _core.DecodeError as error:
             raise unprintable(f"a row of {_named(wanted)}", error) from None
         for events in lines:
-            if events.count:
+            if not events.count:
+                continue
+            try:
                 self._outlet.write(events)
+            except PgfloError as error:
+                place(error, events.data)
+                raise
 
     def commit(self, total_rows: int) -> list[Ruled]:
         """Have the range made durable."""
@@ -139,11 +145,6 @@ class LineRanges:
             message = "no range is begun"
             raise RuntimeError(message)
         return self._range
-
-
-def unprintable(what: str, error: _core.DecodeError) -> PgfloError:
-    """Say that a value cannot be told in JSON."""
-    return PgfloError(errors.SINK_REFUSED, f"{what} cannot be printed as JSON: {error}")
 
 
 def _named(wanted: Range) -> str:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from pgflo import _core
+from pgflo.errors import PgfloError
 from pgflo.rules.destinations import destined
 from pgflo.rules.spec import NOTHING, Spec
 from pgflo.sinks.contract import Mark, Opening, Outlet, Progress, Stored, Taken
-from pgflo.sinks.line_ranges import LineRanges, unprintable
+from pgflo.sinks.line_ranges import LineRanges
+from pgflo.sinks.refusal import place, unprintable
 
 if TYPE_CHECKING:
     import uuid
@@ -182,7 +184,11 @@ class LineWriter:
             except _core.DecodeError as error:
                 raise unprintable(f"a change behind {_text(body.prev)}", error) from None
             if events.count:
-                self._outlet.write(events)
+                try:
+                    self._outlet.write(events)
+                except PgfloError as error:
+                    place(error, events.data)
+                    raise
             self._written.changes += events.count
             self._position = max(self._position, body.end)
 

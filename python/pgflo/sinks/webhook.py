@@ -33,6 +33,7 @@ from yarl import URL
 from pgflo import _core, errors
 from pgflo.errors import PgfloError
 from pgflo.sinks.contract import Opening, Outlet
+from pgflo.sinks.refusal import place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -111,7 +112,11 @@ class Webhook(Outlet):
 
     async def _post_lane(self, session: aiohttp.ClientSession, lane: Iterable[Request]) -> None:
         for request in lane:
-            await self._deliver(session, request)
+            try:
+                await self._deliver(session, request)
+            except PgfloError as error:
+                place(error, request.body)
+                raise
 
     async def _deliver(self, session: aiohttp.ClientSession, request: Request) -> None:
         """Post until it is taken. Raises `PgfloError` SINK_REJECTED, SINK_RECEIVER."""
