@@ -54,6 +54,7 @@ def one_round(bed: Bed, load: Load, number: int) -> Round:
     last_lsn = backlog.close_backlog(bed, load)
     pieces = {}
     for group in (plain, ruled) if number % 2 else (ruled, plain):
+        backlog.settle(bed)
         pieces[group] = backlog.empty(bed, group, load, last_lsn)
     with bed.connect(bed.target, RULED_DB) as conn:
         assert conn.execute(CHANGED).fetchone() == (True,)
