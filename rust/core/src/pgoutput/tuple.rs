@@ -74,6 +74,31 @@ impl<'a> Tuple<'a> {
         (offset <= buffer.len()).then_some(offset)
     }
 
+    /// What begins with its cells, as they were sent; where they end [`Self::places`] tells.
+    pub(crate) const fn bytes(&self) -> &'a [u8] {
+        self.cells
+    }
+
+    /// Appends where each cell begins in [`Self::bytes`], and where the last one ends.
+    pub(crate) fn places(&self, places: &mut Vec<usize>) {
+        let mut cursor = Cursor::new(self.cells);
+        places.reserve(usize::from(self.cell_count) + 1);
+        for _ in 0..self.cell_count {
+            places.push(cursor.offset());
+            // `decode` has walked them all: none is missing.
+            if Cell::decode(&mut cursor).is_err() {
+                break;
+            }
+        }
+        places.push(cursor.offset());
+    }
+
+    /// The cell that begins at one of [`Self::places`].
+    pub(crate) fn cell_at(&self, place: usize) -> Option<Cell<'a>> {
+        let mut cursor = Cursor::new(self.cells.get(place..)?);
+        Cell::decode(&mut cursor).ok()
+    }
+
     /// How many cells it has.
     #[must_use]
     pub const fn cell_count(&self) -> u16 {
@@ -111,6 +136,22 @@ mod tests {
             Cell::Text(b""),
         ];
         assert_eq!(cells, Ok(expected.to_vec()));
+    }
+
+    #[test]
+    fn cells_are_found_by_their_places() {
+        let bytes = b"\0\x03nt\0\0\0\x02abu";
+        let mut cursor = Cursor::new(bytes);
+        let tuple = Tuple::decode(&mut cursor).unwrap();
+        let mut places = Vec::new();
+        tuple.places(&mut places);
+        assert_eq!(places, [0, 1, 8, 9]);
+        let cells: Vec<_> = places
+            .iter()
+            .filter_map(|place| tuple.cell_at(*place))
+            .collect();
+        assert_eq!(cells, [Cell::Null, Cell::Text(b"ab"), Cell::Unchanged]);
+        assert_eq!(tuple.bytes().get(..9), bytes.get(2..));
     }
 
     #[test]

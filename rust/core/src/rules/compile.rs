@@ -9,7 +9,7 @@ use memchr::memmem::Finder;
 
 use super::filter::{Filter, Test};
 use super::near::nearest;
-use super::program::{Program, Routed};
+use super::program::{Part, Program, Routed};
 use super::set::RuleSet;
 use super::spec::{Action, Condition, Mistake, Name, Operations, Operator, Route, Rule};
 use super::transform::{How, Transform};
@@ -368,6 +368,7 @@ impl Compiler<'_> {
         };
         Routed {
             oid,
+            parts: Part::all(columns.iter().map(|(number, _)| *number), is_transformed),
             transformed: (0..self.relation.columns.len())
                 .filter(|column| is_transformed(*column))
                 .collect(),

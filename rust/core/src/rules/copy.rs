@@ -4,14 +4,15 @@
 //! destination. Invariants: rows keep their order; what is not a whole row yet is held back; a program that
 //! changes nothing is not asked for, so that its rows pass unparsed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
-use super::cells::{NotText, Scratch, Side};
-use super::fate::{Fate, Row, fate};
+use super::cells::{NotText, Row, Scratch, Side};
+use super::fate::{Fate, Rows, fate};
 use super::filter::Unreadable;
-use super::program::Program;
+use super::program::{Part, Program};
 use super::rewrite::Counts;
 use crate::apply::Op;
 use crate::copy::text::{push_escaped, push_unescaped};
@@ -20,6 +21,8 @@ use crate::pgoutput::Cell;
 
 /// Longest row that is held back, in bytes: the server takes none that is longer.
 const MAX_ROW_BYTES: usize = 1 << 30;
+
+const NULL: &[u8] = b"\\N";
 
 /// Rows for one destination.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub struct CopyRewriter {
     touched: Vec<bool>,
     /// The beginning of a row.
     tail: Vec<u8>,
+    fields: Fields,
     scratch: Scratch,
     rows: u64,
     counts: Counts,
@@ -50,9 +54,10 @@ impl CopyRewriter {
         let columns = 0..program.column_names.len();
         Self {
             touched: columns.map(|column| program.touches(column)).collect(),
+            scratch: Scratch::of(&program),
             program,
             tail: Vec::new(),
-            scratch: Scratch::default(),
+            fields: Fields::default(),
             rows: 0,
             counts: Counts::of(rules),
         }
@@ -65,7 +70,6 @@ impl CopyRewriter {
     pub fn feed(&mut self, part: &[u8]) -> Result<Vec<Piece>, CoreError> {
         let mut pieces = vec![Piece::default(); self.program.routes.len()];
         let mut rest = part;
-        let mut work = Work::default();
         if !self.tail.is_empty() {
             let Some(end) = memchr(b'\n', rest) else {
                 self.hold(rest)?;
@@ -74,12 +78,12 @@ impl CopyRewriter {
             let (head, behind) = rest.split_at(end);
             self.hold(head)?;
             let row = std::mem::take(&mut self.tail);
-            self.row(&row, &mut pieces, &mut work)?;
+            self.row(&row, &mut pieces)?;
             rest = behind.get(1..).unwrap_or_default();
         }
         while let Some(end) = memchr(b'\n', rest) {
             let (row, behind) = rest.split_at(end);
-            self.row(row, &mut pieces, &mut work)?;
+            self.row(row, &mut pieces)?;
             rest = behind.get(1..).unwrap_or_default();
         }
         self.hold(rest)?;
@@ -106,21 +110,24 @@ impl CopyRewriter {
         Ok(())
     }
 
-    fn row(&mut self, row: &[u8], pieces: &mut [Piece], work: &mut Work) -> Result<(), CoreError> {
+    fn row(&mut self, row: &[u8], pieces: &mut [Piece]) -> Result<(), CoreError> {
         self.rows += 1;
-        let program = Arc::clone(&self.program);
-        work.part(row, &self.touched);
-        if work.fields.len() != program.column_names.len() {
+        let program: &Program = &self.program;
+        self.fields.part(row, &self.touched);
+        if self.fields.places.len() != program.column_names.len() {
             return Err(EnvelopeError::Contradiction("the columns of a row").into());
         }
-        let cells: Vec<Cell<'_>> = work.cells(row).collect();
-        let whole = Row {
+        let parted = Parted {
+            row,
+            fields: &self.fields,
+        };
+        let whole = Rows {
             old: None,
-            new: &cells,
+            new: &parted,
         };
         let mut passed = false;
         for (routed, piece) in program.routes.iter().zip(pieces) {
-            let found = fate(&program, routed, Op::Insert, whole);
+            let found = fate(program, routed, Op::Insert, whole);
             match found
                 .map_err(|Unreadable { column }| program.refusal(column, "none of its type"))?
             {
@@ -133,26 +140,30 @@ impl CopyRewriter {
                 Fate::Applied(..) => {}
             }
             piece.rows += 1;
-            if routed.keeps_cells {
-                piece.data.extend_from_slice(row);
-                piece.data.push(b'\n');
-                continue;
-            }
-            for (place, (column, _)) in routed.columns.iter().enumerate() {
-                if place > 0 {
+            for (number, part) in routed.parts.iter().enumerate() {
+                if number > 0 {
                     piece.data.push(b'\t');
                 }
+                let column = match part {
+                    Part::Kept(columns) => {
+                        piece.data.extend_from_slice(parted.raw(columns));
+                        continue;
+                    }
+                    Part::Transformed(column) => *column,
+                };
                 let counts = (!passed).then_some(&mut self.counts);
-                let changed = match cells.get(*column) {
+                let changed = match parted.cell(column) {
                     Some(Cell::Text(text)) => self
                         .scratch
-                        .transformed(&program, *column, text, Side::New(Op::Insert), counts)
+                        .transformed(program, column, text, Side::New(Op::Insert), counts)
                         .map_err(|NotText { column }| program.refusal(column, "no text"))?,
                     _ => None,
                 };
                 match changed {
                     Some(text) => push_escaped(&mut piece.data, text),
-                    None => piece.data.extend_from_slice(work.raw(row, *column)),
+                    None => piece
+                        .data
+                        .extend_from_slice(parted.raw(&(column..column + 1))),
                 }
             }
             piece.data.push(b'\n');
@@ -162,55 +173,70 @@ impl CopyRewriter {
     }
 }
 
-/// One row, taken apart; filled again for each.
-#[derive(Default)]
-struct Work {
-    /// Where the fields stand in the row.
-    fields: Vec<(usize, usize)>,
-    /// Where a field stands in `plain` without its escapes, if it has any that matter.
-    unescaped: Vec<Option<(usize, usize)>>,
+/// Where the fields of a row stand; filled again for each.
+#[derive(Debug, Default)]
+struct Fields {
+    places: Vec<(usize, usize)>,
+    /// Fields whose escapes matter: number, and where it stands in `plain` without them. Ascending.
+    unescaped: Vec<(usize, Range<usize>)>,
     plain: Vec<u8>,
 }
 
-impl Work {
+impl Fields {
     fn part(&mut self, row: &[u8], touched: &[bool]) {
-        self.fields.clear();
+        self.places.clear();
         self.unescaped.clear();
         self.plain.clear();
         let mut start = 0;
-        loop {
-            let rest = row.get(start..).unwrap_or_default();
-            let length = memchr(b'\t', rest).unwrap_or(rest.len());
-            let field = rest.get(..length).unwrap_or_default();
-            let is_touched = touched.get(self.fields.len()).copied().unwrap_or_default();
-            let is_plain = !is_touched || field == b"\\N" || memchr(b'\\', field).is_none();
-            self.unescaped.push((!is_plain).then(|| {
-                let begin = self.plain.len();
-                push_unescaped(&mut self.plain, field);
-                (begin, self.plain.len())
-            }));
-            self.fields.push((start, start + length));
-            if length == rest.len() {
-                return;
+        let tabs = memchr_iter(b'\t', row).chain([row.len()]);
+        for (number, end) in tabs.enumerate() {
+            if touched.get(number).copied().unwrap_or_default() {
+                let field = row.get(start..end).unwrap_or_default();
+                if field != NULL && memchr(b'\\', field).is_some() {
+                    let begin = self.plain.len();
+                    push_unescaped(&mut self.plain, field);
+                    self.unescaped.push((number, begin..self.plain.len()));
+                }
             }
-            start += length + 1;
+            self.places.push((start, end));
+            start = end + 1;
         }
     }
+}
 
-    fn raw<'r>(&self, row: &'r [u8], column: usize) -> &'r [u8] {
-        let (start, end) = self.fields.get(column).copied().unwrap_or_default();
-        row.get(start..end).unwrap_or_default()
+/// A row, taken apart.
+struct Parted<'r> {
+    row: &'r [u8],
+    fields: &'r Fields,
+}
+
+impl Parted<'_> {
+    /// Neighbouring fields as they stand in the row.
+    fn raw(&self, columns: &Range<usize>) -> &[u8] {
+        let first = self.fields.places.get(columns.start);
+        let last = self.fields.places.get(columns.end.saturating_sub(1));
+        let bytes = first
+            .zip(last)
+            .and_then(|((start, _), (_, end))| self.row.get(*start..*end));
+        bytes.unwrap_or_default()
     }
+}
 
-    fn cells<'w>(&'w self, row: &'w [u8]) -> impl Iterator<Item = Cell<'w>> {
-        let fields = self.fields.iter().zip(&self.unescaped);
-        fields.map(|((start, end), unescaped)| {
-            let raw = row.get(*start..*end).unwrap_or_default();
-            match unescaped {
-                Some((start, end)) => Cell::Text(self.plain.get(*start..*end).unwrap_or_default()),
-                None if raw == b"\\N" => Cell::Null,
-                None => Cell::Text(raw),
+impl Row for Parted<'_> {
+    /// Only cells that rules look at are without their escapes.
+    fn cell(&self, column: usize) -> Option<Cell<'_>> {
+        let unescaped = self.fields.unescaped.iter();
+        for (number, plain) in unescaped {
+            if *number == column {
+                return self.fields.plain.get(plain.clone()).map(Cell::Text);
             }
+        }
+        let (start, end) = *self.fields.places.get(column)?;
+        let raw = self.row.get(start..end)?;
+        Some(if raw == NULL {
+            Cell::Null
+        } else {
+            Cell::Text(raw)
         })
     }
 }

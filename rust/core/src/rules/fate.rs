@@ -3,6 +3,7 @@
 //! Invariant: whatever follows, the destination holds the rows that filters pass. Where a change does not
 //! say whether its row was in the set, it is told so: the destination knows.
 
+use super::cells::Row;
 use super::filter::{Unreadable, Verdict, judge};
 use super::program::{Program, Routed};
 use crate::apply::{Op, Presence};
@@ -17,30 +18,38 @@ pub enum Fate {
     Applied(Op, Presence),
 }
 
-/// The cells of a change.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row<'r, 'c> {
-    pub(super) old: Option<(OldKind, &'r [Cell<'c>])>,
-    pub(super) new: &'r [Cell<'c>],
+/// The rows of a change.
+#[derive(Debug)]
+pub(super) struct Rows<'r, R: ?Sized> {
+    pub(super) old: Option<(OldKind, &'r R)>,
+    pub(super) new: &'r R,
 }
 
-impl<'c> Row<'_, 'c> {
+impl<R: ?Sized> Clone for Rows<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R: ?Sized> Copy for Rows<'_, R> {}
+
+impl<'r, R: Row + ?Sized> Rows<'r, R> {
     /// A value before the change, if the change tells it.
-    fn before(&self, program: &Program, column: usize) -> Option<Cell<'c>> {
+    fn before(&self, program: &Program, column: usize) -> Option<Cell<'r>> {
         let is_key = program.key.get(column).copied().unwrap_or_default();
         match self.old {
-            Some((OldKind::Row, old)) => old.get(column).copied(),
-            Some((OldKind::Key, old)) if is_key => old.get(column).copied(),
+            Some((OldKind::Row, old)) => old.cell(column),
+            Some((OldKind::Key, old)) if is_key => old.cell(column),
             // The key is sent if it changes.
-            None if is_key => self.new.get(column).copied(),
+            None if is_key => self.new.cell(column),
             _ => None,
         }
     }
 
     /// A value behind the change, if the change tells it.
-    pub(super) fn after(&self, column: usize) -> Option<Cell<'c>> {
-        match (self.new.get(column).copied(), self.old) {
-            (Some(Cell::Unchanged), Some((OldKind::Row, old))) => old.get(column).copied(),
+    pub(super) fn after(&self, column: usize) -> Option<Cell<'r>> {
+        match (self.new.cell(column), self.old) {
+            (Some(Cell::Unchanged), Some((OldKind::Row, old))) => old.cell(column),
             (cell, _) => cell,
         }
     }
@@ -51,7 +60,7 @@ pub(super) fn fate(
     program: &Program,
     routed: &Routed,
     op: Op,
-    row: Row<'_, '_>,
+    row: Rows<'_, impl Row + ?Sized>,
 ) -> Result<Fate, Unreadable> {
     if !routed.operations.has(op) {
         return Ok(Fate::Dropped(routed.rule));
@@ -71,7 +80,11 @@ const fn presence(routed: &Routed) -> Presence {
     }
 }
 
-fn inserted(program: &Program, routed: &Routed, row: Row<'_, '_>) -> Result<Fate, Unreadable> {
+fn inserted(
+    program: &Program,
+    routed: &Routed,
+    row: Rows<'_, impl Row + ?Sized>,
+) -> Result<Fate, Unreadable> {
     let filters = program.filters(routed, Op::Insert);
     Ok(match judge(filters, |column| row.after(column))? {
         Verdict::Fails(rule) => Fate::Dropped(Some(rule)),
@@ -79,7 +92,11 @@ fn inserted(program: &Program, routed: &Routed, row: Row<'_, '_>) -> Result<Fate
     })
 }
 
-fn updated(program: &Program, routed: &Routed, row: Row<'_, '_>) -> Result<Fate, Unreadable> {
+fn updated(
+    program: &Program,
+    routed: &Routed,
+    row: Rows<'_, impl Row + ?Sized>,
+) -> Result<Fate, Unreadable> {
     let filters = program.filters(routed, Op::Update);
     let before = judge(filters.clone(), |column| row.before(program, column))?;
     let after = judge(filters.clone(), |column| row.after(column))?;
@@ -113,7 +130,11 @@ fn updated(program: &Program, routed: &Routed, row: Row<'_, '_>) -> Result<Fate,
     })
 }
 
-fn deleted(program: &Program, routed: &Routed, row: Row<'_, '_>) -> Result<Fate, Unreadable> {
+fn deleted(
+    program: &Program,
+    routed: &Routed,
+    row: Rows<'_, impl Row + ?Sized>,
+) -> Result<Fate, Unreadable> {
     let filters = program.filters(routed, Op::Delete);
     let verdict = judge(filters.clone(), |column| row.before(program, column))?;
     Ok(match verdict {

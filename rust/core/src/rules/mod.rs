@@ -17,6 +17,7 @@ mod filter;
 mod near;
 mod output;
 mod program;
+mod replace;
 mod rewrite;
 mod set;
 mod spec;

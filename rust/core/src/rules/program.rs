@@ -1,5 +1,7 @@
 //! A program: rules and routes, compiled for one relation in one version. Immutable.
 
+use std::ops::Range;
+
 use super::filter::Filter;
 use super::spec::{Name, Operations};
 use super::transform::Transform;
@@ -21,6 +23,15 @@ pub struct Program {
     pub(super) routes: Vec<Routed>,
 }
 
+/// What becomes of neighbouring columns.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// They go as they are.
+    Kept(Range<usize>),
+    /// It is transformed.
+    Transformed(usize),
+}
+
 /// A destination of a relation.
 #[derive(Debug)]
 pub struct Routed {
@@ -30,6 +41,8 @@ pub struct Routed {
     pub name: Name,
     /// Columns that it gets, in this order: number at the source, name at the destination.
     pub columns: Vec<(usize, String)>,
+    /// The same columns, those that are kept in runs.
+    pub(super) parts: Vec<Part>,
     /// Numbers of columns that are transformed.
     pub transformed: Vec<usize>,
     /// Whether the destination has exactly the rows that filters pass: every operation that makes or moves
@@ -46,6 +59,24 @@ pub struct Routed {
     pub(super) keeps_cells: bool,
     /// The message that describes it.
     pub(super) message: Vec<u8>,
+}
+
+impl Part {
+    /// Columns in ascending order, in runs. `is_transformed` tells those that are not kept.
+    pub(super) fn all(
+        columns: impl Iterator<Item = usize>,
+        is_transformed: impl Fn(usize) -> bool,
+    ) -> Vec<Self> {
+        let mut parts = Vec::new();
+        for column in columns {
+            match parts.last_mut() {
+                _ if is_transformed(column) => parts.push(Self::Transformed(column)),
+                Some(Self::Kept(run)) if run.end == column => run.end += 1,
+                _ => parts.push(Self::Kept(column..column + 1)),
+            }
+        }
+        parts
+    }
 }
 
 impl Program {

@@ -5,11 +5,8 @@
 //! neither looked at nor counted; a relation whose program cannot be made stops with its first change, and
 //! nothing of it passes.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use super::cells::{NotText, Scratch, Side};
-use super::fate::{Fate, Row, fate};
+use super::cells::{Cells, NotText, Scratch, Side, Which};
+use super::fate::{Fate, Rows, fate};
 use super::filter::Unreadable;
 use super::output::Output;
 use super::program::{Program, Routed};
@@ -19,7 +16,8 @@ use crate::apply::walk::{Next, Walk};
 use crate::apply::{Op, Relation};
 use crate::error::{CoreError, Reason};
 use crate::lsn::Position;
-use crate::pgoutput::{self, Cell, Message, OldKind, Truncate, Tuple};
+use crate::pgoutput::{self, Message, OldKind, Truncate, Tuple};
+use std::collections::HashMap;
 
 /// How many rows each rule dropped and changed, by its number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,13 +75,20 @@ struct Known {
     state: State,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum State {
     /// No rule concerns it.
     Free,
-    Ruled(Arc<Program>),
+    Ruled(Box<Ruled>),
     /// Rules do not fit it.
-    Unfit(Arc<(Name, Vec<Mistake>)>),
+    Unfit(Box<(Name, Vec<Mistake>)>),
+}
+
+/// A program and what it is run with.
+#[derive(Debug)]
+struct Ruled {
+    program: Program,
+    scratch: Scratch,
 }
 
 /// An insert, update or delete.
@@ -120,12 +125,11 @@ impl<'a> Change<'a> {
     }
 }
 
-/// What is filled again for each change.
+/// The rows of a change, filled again for each.
 #[derive(Default)]
 struct Buffers<'a> {
-    new: Vec<Cell<'a>>,
-    old: Vec<Cell<'a>>,
-    scratch: Scratch,
+    new: Cells<'a>,
+    old: Cells<'a>,
 }
 
 /// Why a change cannot be rewritten.
@@ -212,22 +216,25 @@ impl Rewriter {
             let relation = Relation::new(described, 1);
             let state = match self.set.compile(&relation) {
                 Ok(program) if program.is_empty() => State::Free,
-                Ok(program) => State::Ruled(Arc::new(program)),
+                Ok(program) => State::Ruled(Box::new(Ruled {
+                    scratch: Scratch::of(&program),
+                    program,
+                })),
                 Err(mistakes) => {
                     let name = Name {
                         schema: relation.schema,
                         name: relation.name,
                     };
-                    State::Unfit(Arc::new((name, mistakes)))
+                    State::Unfit(Box::new((name, mistakes)))
                 }
             };
             let message = next.bytes.to_vec();
             self.known.insert(described.oid, Known { message, state });
         }
         match self.known.get(&described.oid).map(|known| &known.state) {
-            Some(State::Ruled(program)) => {
+            Some(State::Ruled(ruled)) => {
                 pass.output.cut(pass.body, &next.span());
-                for routed in &program.routes {
+                for routed in &ruled.program.routes {
                     pass.output.push(&routed.message);
                 }
             }
@@ -237,15 +244,15 @@ impl Rewriter {
     }
 
     /// The program of a relation; none if no rule concerns it.
-    fn program(
-        &self,
+    fn ruled(
+        &mut self,
         pass: &Pass<'_>,
         next: &Next<'_>,
         oid: u32,
-    ) -> Result<Option<Arc<Program>>, CoreError> {
-        match self.known.get(&oid).map(|known| &known.state) {
+    ) -> Result<Option<&mut Ruled>, CoreError> {
+        match self.known.get_mut(&oid).map(|known| &mut known.state) {
             Some(State::Free) => Ok(None),
-            Some(State::Ruled(program)) => Ok(Some(Arc::clone(program))),
+            Some(State::Ruled(ruled)) => Ok(Some(ruled)),
             Some(State::Unfit(unfit)) => Err(RuleError {
                 table: unfit.0.clone(),
                 position: Some(pass.walk.next_position()),
@@ -257,7 +264,7 @@ impl Rewriter {
     }
 
     fn change<'a>(
-        &self,
+        &mut self,
         pass: &mut Pass<'a>,
         next: &Next<'a>,
         change: &Change<'a>,
@@ -269,15 +276,15 @@ impl Rewriter {
             pass.output.skip();
             return Ok(());
         }
-        let Some(program) = self.program(pass, next, change.oid)? else {
+        let Some(ruled) = self.ruled(pass, next, change.oid)? else {
             pass.changes += 1;
             return Ok(());
         };
-        pass.change(next, &program, change, buffers)
+        pass.change(next, ruled, change, buffers)
             .map_err(|refused| match refused {
                 Refused::Reason(reason) => pass.walk.error(next, reason).into(),
                 Refused::Rules(text) => RuleError {
-                    table: program.source.clone(),
+                    table: ruled.program.source.clone(),
                     position: Some(pass.walk.next_position()),
                     mistakes: vec![Mistake {
                         label: "rules".to_owned(),
@@ -290,7 +297,7 @@ impl Rewriter {
 
     /// A TRUNCATE empties every destination that takes deletes, unless others' rows are in there too.
     fn truncate(
-        &self,
+        &mut self,
         pass: &mut Pass<'_>,
         next: &Next<'_>,
         truncate: &Truncate<'_>,
@@ -304,7 +311,7 @@ impl Rewriter {
         let mut oids = Vec::new();
         let mut is_ruled = false;
         for oid in truncate.relation_oids() {
-            let Some(program) = self.program(pass, next, oid)? else {
+            let Some(Ruled { program, .. }) = self.ruled(pass, next, oid)? else {
                 oids.push(oid);
                 continue;
             };
@@ -370,27 +377,23 @@ impl<'a> Pass<'a> {
     fn change(
         &mut self,
         next: &Next<'a>,
-        program: &Program,
+        Ruled { program, scratch }: &mut Ruled,
         change: &Change<'a>,
         buffers: &mut Buffers<'a>,
     ) -> Result<(), Refused> {
+        let program: &Program = program;
         let columns = program.key.len();
-        let fill = |cells: &mut Vec<Cell<'a>>, tuple: Option<Tuple<'a>>| {
-            cells.clear();
-            let Some(tuple) = tuple else { return Ok(()) };
+        let old_tuple = change.old.map(|(_, old)| old);
+        for tuple in old_tuple.iter().chain(&change.new) {
             let found = usize::from(tuple.cell_count());
-            cells.extend(tuple.cells());
-            if found == columns {
-                Ok(())
-            } else {
-                Err(Reason::OtherColumns { columns, found })
+            if found != columns {
+                return Err(Reason::OtherColumns { columns, found }.into());
             }
-        };
-        fill(&mut buffers.new, change.new)?;
-        fill(&mut buffers.old, change.old.map(|(_, old)| old))?;
-        let old_kind = change.old.map(|(kind, _)| kind);
-        let row = Row {
-            old: old_kind.map(|kind| (kind, buffers.old.as_slice())),
+        }
+        buffers.new.fill(change.new);
+        buffers.old.fill(old_tuple);
+        let rows = Rows {
+            old: change.old.map(|(kind, _)| (kind, &buffers.old)),
             new: &buffers.new,
         };
         let unreadable = |Unreadable { column }| {
@@ -400,7 +403,7 @@ impl<'a> Pass<'a> {
         let mut is_cut = false;
         let mut passed = 0_u64;
         for routed in &program.routes {
-            let (op, presence) = match fate(program, routed, change.op, row).map_err(unreadable)? {
+            let (op, presence) = match fate(program, routed, change.op, rows).map_err(unreadable)? {
                 Fate::Dropped(rule) => {
                     if let Some(rule) = rule {
                         self.counts.dropped(rule);
@@ -433,8 +436,8 @@ impl<'a> Pass<'a> {
                     out,
                     (program, routed),
                     (change.op, op),
-                    row,
-                    &mut buffers.scratch,
+                    rows,
+                    scratch,
                     counts,
                 )
             });
@@ -463,40 +466,37 @@ fn write(
     out: &mut Vec<u8>,
     (program, routed): (&Program, &Routed),
     (was, op): (Op, Op),
-    row: Row<'_, '_>,
+    rows: Rows<'_, Cells<'_>>,
     scratch: &mut Scratch,
     counts: Option<&mut Counts>,
 ) -> Result<(), NotText> {
     let to = (program, routed);
-    let old_row = row
-        .old
-        .and_then(|(kind, old)| (kind == OldKind::Row).then_some(old));
     out.push(match op {
         Op::Insert => b'I',
         Op::Update => b'U',
         Op::Delete => b'D',
     });
     out.extend_from_slice(&routed.oid.to_be_bytes());
-    match (op, row.old) {
+    match (op, rows.old) {
         (Op::Insert, _) | (Op::Update, None) => {}
         (_, Some((kind, old))) => {
             out.push(kind.tag());
-            scratch.tuple(out, to, old, None, Side::Old, None)?;
+            scratch.tuple(out, to, (old, Which::All), Side::Old, None)?;
         }
         (Op::Delete, None) => {
             // The key did not change: it stands in the new row.
-            let cells = row.new.iter().zip(&program.key);
-            let key: Vec<Cell<'_>> = cells
-                .map(|(cell, is_key)| if *is_key { *cell } else { Cell::Null })
-                .collect();
             out.push(OldKind::Key.tag());
-            scratch.tuple(out, to, &key, None, Side::Old, None)?;
+            let key = Which::Key(&program.key);
+            scratch.tuple(out, to, (rows.new, key), Side::Old, None)?;
         }
     }
     if op != Op::Delete {
         out.push(b'N');
-        let instead = if op == Op::Insert { old_row } else { None };
-        scratch.tuple(out, to, row.new, instead, Side::New(was), counts)?;
+        let which = match rows.old {
+            Some((OldKind::Row, old)) if op == Op::Insert => Which::Or(old),
+            _ => Which::All,
+        };
+        scratch.tuple(out, to, (rows.new, which), Side::New(was), counts)?;
     }
     Ok(())
 }

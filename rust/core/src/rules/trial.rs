@@ -3,7 +3,7 @@
 //! Upstream: `pgflo rules test`. Invariant: the answers are those of `rewrite` and of `copy`.
 
 use super::cells::{NotText, Scratch, Side};
-use super::fate::{Fate, Row, fate};
+use super::fate::{Fate, Rows, fate};
 use super::filter::Unreadable;
 use super::program::Program;
 use super::rewrite::Counts;
@@ -32,9 +32,9 @@ impl Program {
         new: &[Cell<'_>],
         rules: usize,
     ) -> Result<(Vec<Trial>, Counts), RuleError> {
-        let row = Row { old, new };
+        let row = Rows { old, new };
         let mut counts = Counts::of(rules);
-        let mut scratch = Scratch::default();
+        let mut scratch = Scratch::of(self);
         let mut trials = Vec::new();
         for (number, routed) in self.routes.iter().enumerate() {
             let fate = fate(self, routed, op, row)

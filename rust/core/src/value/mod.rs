@@ -84,7 +84,7 @@ pub struct Constant(Kind);
 #[derive(Debug, Clone, PartialEq)]
 enum Kind {
     Integer(i64),
-    Numeric(Box<[u8]>),
+    Numeric(Numeric<Box<[u8]>>),
     Float4(f32),
     Float8(f64),
     Text(Box<[u8]>),
@@ -108,7 +108,7 @@ impl Constant {
                     .contains(&number)
                     .then_some(Kind::Integer(number))?
             }
-            Type::Numeric => Kind::Numeric(numeric::canonical(plain)?.into()),
+            Type::Numeric => Kind::Numeric(Numeric::parse(&numeric::canonical(plain)?)?.owned()),
             Type::Float4 => Kind::Float4(number::float4_constant(plain)?),
             Type::Float8 => Kind::Float8(number::float8_constant(plain)?),
             Type::Text => Kind::Text(text.as_bytes().into()),
@@ -133,7 +133,7 @@ impl Constant {
     pub fn compare(&self, cell: &[u8]) -> Option<Ordering> {
         match &self.0 {
             Kind::Integer(constant) => Some(number::integer(cell)?.cmp(constant)),
-            Kind::Numeric(constant) => Some(Numeric::parse(cell)?.cmp(&Numeric::parse(constant)?)),
+            Kind::Numeric(constant) => Some(Numeric::parse(cell)?.order(constant)),
             Kind::Float4(constant) => Some(number::order_float4(number::float4(cell)?, *constant)),
             Kind::Float8(constant) => Some(number::order_float8(number::float8(cell)?, *constant)),
             Kind::Text(constant) => Some(cell.cmp(constant)),

@@ -5,22 +5,22 @@ use std::cmp::Ordering;
 /// Longest constant, written out: the type itself holds no more digits.
 const MAX_DIGITS: usize = 150_000;
 
-/// A numeric as text says it, without zeros that mean nothing. Its order is the server's.
+/// A numeric as text says it, without zeros that mean nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Numeric<'a> {
+pub(super) enum Numeric<Digits> {
     NegativeInfinity,
     Finite {
         is_negative: bool,
         /// Before the point, without leading zeros.
-        whole: &'a [u8],
+        whole: Digits,
         /// Behind it, without trailing zeros.
-        fraction: &'a [u8],
+        fraction: Digits,
     },
     Infinity,
     NotANumber,
 }
 
-impl<'a> Numeric<'a> {
+impl<'a> Numeric<&'a [u8]> {
     /// Reads digits with a sign and a point.
     pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
         let (is_negative, unsigned) = match text.split_first()? {
@@ -28,36 +28,25 @@ impl<'a> Numeric<'a> {
             (b'+', rest) => (false, rest),
             _ => (false, text),
         };
-        if unsigned.eq_ignore_ascii_case(b"nan") && unsigned.len() == text.len() {
-            return Some(Self::NotANumber);
-        }
-        if unsigned.eq_ignore_ascii_case(b"infinity") || unsigned.eq_ignore_ascii_case(b"inf") {
-            return Some(if is_negative {
-                Self::NegativeInfinity
-            } else {
-                Self::Infinity
-            });
-        }
-        let point = unsigned.iter().position(|byte| *byte == b'.');
-        let (whole, fraction) = match point {
-            Some(point) => {
-                let (whole, rest) = unsigned.split_at(point);
-                (whole, rest.get(1..).unwrap_or_default())
+        let mut point = unsigned.len();
+        for (place, byte) in unsigned.iter().enumerate() {
+            match byte {
+                b'0'..=b'9' => {}
+                b'.' if point == unsigned.len() => point = place,
+                _ => return Self::word(unsigned, is_negative, unsigned.len() == text.len()),
             }
-            None => (unsigned, &[][..]),
-        };
-        let is_digits = |part: &[u8]| part.iter().all(u8::is_ascii_digit);
-        if whole.is_empty() && fraction.is_empty() || !is_digits(whole) || !is_digits(fraction) {
+        }
+        let (mut whole, fraction) = unsigned.split_at(point);
+        let mut fraction = fraction.get(1..).unwrap_or_default();
+        if whole.is_empty() && fraction.is_empty() {
             return None;
         }
-        let whole_starts = whole.iter().position(|byte| *byte != b'0');
-        let whole = whole
-            .get(whole_starts.unwrap_or(whole.len())..)
-            .unwrap_or_default();
-        let fraction_ends = fraction.iter().rposition(|byte| *byte != b'0');
-        let fraction = fraction
-            .get(..fraction_ends.map_or(0, |last| last + 1))
-            .unwrap_or_default();
+        while let Some((b'0', rest)) = whole.split_first() {
+            whole = rest;
+        }
+        while let Some((b'0', rest)) = fraction.split_last() {
+            fraction = rest;
+        }
         Some(Self::Finite {
             // There is one zero.
             is_negative: is_negative && !(whole.is_empty() && fraction.is_empty()),
@@ -65,17 +54,50 @@ impl<'a> Numeric<'a> {
             fraction,
         })
     }
-}
 
-impl Ord for Numeric<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
+    fn word(unsigned: &[u8], is_negative: bool, is_bare: bool) -> Option<Self> {
+        if unsigned.eq_ignore_ascii_case(b"nan") && is_bare {
+            Some(Self::NotANumber)
+        } else if unsigned.eq_ignore_ascii_case(b"infinity")
+            || unsigned.eq_ignore_ascii_case(b"inf")
+        {
+            Some(if is_negative {
+                Self::NegativeInfinity
+            } else {
+                Self::Infinity
+            })
+        } else {
+            None
+        }
+    }
+
+    /// The same with digits of its own.
+    pub(super) fn owned(&self) -> Numeric<Box<[u8]>> {
+        match *self {
+            Self::NegativeInfinity => Numeric::NegativeInfinity,
+            Self::Finite {
+                is_negative,
+                whole,
+                fraction,
+            } => Numeric::Finite {
+                is_negative,
+                whole: whole.into(),
+                fraction: fraction.into(),
+            },
+            Self::Infinity => Numeric::Infinity,
+            Self::NotANumber => Numeric::NotANumber,
+        }
+    }
+
+    /// How it stands to another one, as the server says it.
+    pub(super) fn order(&self, other: &Numeric<Box<[u8]>>) -> Ordering {
         let (
             Self::Finite {
                 is_negative,
                 whole,
                 fraction,
             },
-            Self::Finite {
+            Numeric::Finite {
                 is_negative: is_other_negative,
                 whole: other_whole,
                 fraction: other_fraction,
@@ -90,19 +112,13 @@ impl Ord for Numeric<'_> {
         let size = whole
             .len()
             .cmp(&other_whole.len())
-            .then_with(|| whole.cmp(other_whole))
-            .then_with(|| fraction.cmp(other_fraction));
+            .then_with(|| (**whole).cmp(other_whole))
+            .then_with(|| (**fraction).cmp(other_fraction));
         if *is_negative { size.reverse() } else { size }
     }
 }
 
-impl PartialOrd for Numeric<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-const fn rank(numeric: &Numeric<'_>) -> u8 {
+const fn rank<Digits>(numeric: &Numeric<Digits>) -> u8 {
     match numeric {
         Numeric::NegativeInfinity => 0,
         Numeric::Finite { .. } => 1,
