@@ -137,12 +137,17 @@ def test_every_example_does_what_sql_says_to_copied_and_to_streamed_rows(
     status = pipeline.start("status", "--json")
     assert status.wait() == 0
     by_name = {sink["name"]: sink for sink in json.loads(status.tail(100_000))["sinks"]}
-    done = by_name["rules"]["rules"]
-    masked_rows, dropped_rows = (
-        next(counts for title, counts in done.items() if title.startswith(start))
-        for start in ("public.users.email mask", "public.users.age filter")
+    done = {
+        (rule["table"], rule["column"], rule["kind"]): rule for rule in by_name["rules"]["rules"]
+    }
+    assert done["public.users", "email", "mask"]["changed_rows"] > 500
+    filtered = done["public.users", "age", "filter"]
+    assert filtered["dropped_rows"] > 500
+    metrics = pipeline.start("status", "--prometheus")
+    assert metrics.wait() == 0
+    labels = (
+        f'sink="rules",rule="{filtered["number"]}",type="filter",table="public.users",column="age"'
     )
-    assert masked_rows[1] > 500
-    assert dropped_rows[0] > 500
+    assert f"{{{labels}}} {filtered['dropped_rows']}".replace("{", ",", 1) in metrics.tail(100_000)
     archived = {row[0] for row in rows(dsns["duplicate"], orders.format("orders_archive", ""))}
     assert archived > {row[0] for row in rows(source, orders.format("orders", ""))}

@@ -107,14 +107,21 @@ async def test_changed_rules_hold_from_the_restart_on_and_are_told(
         await stream.caught_up(task)
     first = await stream.record.sinks()
     await publish(stream, "INSERT INTO users VALUES (3, 'carla', 2, 'd')")
-    async with stream.worker(rules_config=written(tmp_path, MASK)) as task:
-        await stream.caught_up(task)
+    with capture_logs() as logs:
+        async with stream.worker(rules_config=written(tmp_path, MASK)) as task:
+            await stream.caught_up(task)
     second = await stream.record.sinks()
+    told = [entry["changes"] for entry in logs if "other than before" in entry["event"]]
+    assert told == ["public.users: filter tenant removed"]
     assert [row[0][:2] for row in table_rows(stream.target, "users")] == ["(1", "(3"]
     assert first["postgres"].programs.keys() == second["postgres"].programs.keys()
     assert first["postgres"].programs != second["postgres"].programs
-    dropped = [counts for title, counts in first["postgres"].rules.items() if "filter" in title]
-    assert dropped == [[1, 0]]
+    masks, filters = first["postgres"].rules
+    assert (filters.number, filters.kind, filters.table) == (2, "filter", "public.users")
+    assert (filters.dropped_rows, masks.changed_rows) == (1, 1)
+    # Counts go on with the rules that are still there.
+    (masks,) = second["postgres"].rules
+    assert (masks.kind, masks.column, masks.changed_rows) == ("mask", "email", 2)
 
 
 async def test_rules_of_a_partitioned_table_hold_for_its_leaves(

@@ -12,7 +12,7 @@ from pgflo.broker.records import ColumnRecord, TableRecord, TableState
 from pgflo.config import file
 from pgflo.errors import CONFIG_RULES, PgfloError
 from pgflo.rules import models
-from pgflo.rules.bind import bind, digests
+from pgflo.rules.bind import bind, changes, digests
 from pgflo.rules.destinations import destined
 from pgflo.rules.read import Written, read
 
@@ -160,6 +160,14 @@ def test_a_digest_tells_what_is_done_and_not_where_it_stands(tmp_path: Path) -> 
         path.write_text(text)
         told.append(digests(bind(read(None, str(path)), orders), orders)["public.orders"])
     assert told[0] == told[1] != told[2]
+    assert changes(told[0], told[1]) == []
+    assert changes(told[0], told[2]) == [
+        "route public.orders_eu changed",
+        "route public.orders_other changed",
+    ]
+    assert changes([], told[0][:1]) == [f"{told[0][0].rpartition(' ')[0]} added"]
+    assert changes(told[0][:1], []) == [f"{told[0][0].rpartition(' ')[0]} removed"]
+    assert changes(told[0], told[0][::-1]) == ["order changed"]
 
 
 def test_routes_give_each_destination_its_names_and_a_number_of_its_own() -> None:

@@ -9,7 +9,7 @@ fields of a newer version are passed over.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import orjson
@@ -230,6 +230,31 @@ class ShardRecord:
 
 
 @dataclass(frozen=True)
+class RuleRecord:
+    """A rule or a route of a sink, and what it did since the sink knows it."""
+
+    number: int
+    """From 1, rules first and then routes, in the order of their files."""
+    kind: str
+    """filter, mask, regex, exclude_column or route."""
+    table: str
+    """schema.table at the source; * for all that have the column."""
+    column: str
+    """Of the source; empty for a route."""
+    destination: str
+    """Where a route leads; empty for a rule."""
+    place: str
+    """Where it is written."""
+    dropped_rows: int = 0
+    changed_rows: int = 0
+
+    def goes_on(self, known: RuleRecord) -> bool:
+        """Whether it is what `known` was, wherever that was written."""
+        zeros: dict[str, Any] = {"place": "", "dropped_rows": 0, "changed_rows": 0}
+        return replace(self, **zeros) == replace(known, **zeros)
+
+
+@dataclass(frozen=True)
 class SinkRecord(Stored):
     """A registered sink and how far it is; key `sink.<name>`. The truth is the sink's own row."""
 
@@ -248,10 +273,10 @@ class SinkRecord(Stored):
     applied_changes: int = 0
     blocked_by: str = ""
     """A lock that the destination waits for, and who holds it; or a standby."""
-    rules: dict[str, list[int]] = field(default_factory=dict)
-    """Rule or route → rows that it dropped, rows that it changed."""
-    programs: dict[str, str] = field(default_factory=dict)
-    """schema.table → digest of what rules make of it, to tell what changed between two runs."""
+    rules: list[RuleRecord] = field(default_factory=list)
+    """In the order of their numbers."""
+    programs: dict[str, list[str]] = field(default_factory=dict)
+    """schema.table → digests of its rules, to tell what changed between two runs."""
     schema_parts: int = 0
     """Indexes, constraints and triggers that --target-sync-schema makes."""
     schema_parts_done: int = 0

@@ -85,7 +85,7 @@ def lint(values: parse.Values) -> None:
     destination what goes there.
     """
     from pgflo.rules.bind import bind
-    from pgflo.rules.trial import imagined_tables, unsure_deletes
+    from pgflo.rules.trial import imagined_tables, perhaps_unsure_deletes, unsure_deletes
 
     written = _written(values)
     is_source_named = any(values.is_set(option) for option in (o.SOURCE, o.HOST, o.DBNAME))
@@ -93,7 +93,8 @@ def lint(values: parse.Values) -> None:
     bound = bind(written, tables)
     if is_source_named and any(values.is_set(option) for option in o.TARGET_SERVER):
         _check_destination(values, bound, tables)
-    for note in unsure_deletes(written, tables) if is_source_named else ():
+    notes = unsure_deletes(written, tables) if is_source_named else perhaps_unsure_deletes(written)
+    for note in notes:
         click.echo(note)
     told = "against source and files" if is_source_named else "by itself: no source was named"
     click.echo(f"{len(written.rules)} rules, {len(written.routes)} routes: no mistake, {told}")
@@ -199,9 +200,11 @@ def _show(outcome: Outcome, row: dict[str, str | None], operation: str, bound: B
         was = row.get(source)
         renamed = "" if source == column else f" (from {source})"
         changed = f"{_shown(was)} → {_shown(after)}" if was != after else _shown(after)
-        click.echo(f"  {column}{renamed}: {changed}{_by(source, bound) if was != after else ''}")
-    for source in row.keys() - before.values() - outcome.values.keys():
-        click.echo(f"  {source}: left out{_by(source, bound)}")
+        rules = ", ".join(outcome.changed_by.get(column, ()))
+        click.echo(f"  {column}{renamed}: {changed}{f'  [{rules}]' if rules else ''}")
+    gone = [source for source in row if source not in {*before.values(), *outcome.values}]
+    for source in gone:
+        click.echo(f"  {source}: left out{_left_out_by(source, bound)}")
 
 
 def _names(outcome: Outcome, bound: Bound) -> list[tuple[str, str]]:
@@ -217,11 +220,11 @@ def _shown(value: str | None) -> str:
     return "NULL" if value is None else value
 
 
-def _by(column: str, bound: Bound) -> str:
+def _left_out_by(column: str, bound: Bound) -> str:
     labels = [
         f"{rule.kind} {rule.label}"
         for rule in bound.spec.rules
-        if rule.column == column and rule.kind != "filter"
+        if rule.column == column and rule.kind == "exclude_column"
     ]
     return f"  [{', '.join(labels)}]" if labels else ""
 

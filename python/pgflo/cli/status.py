@@ -11,6 +11,7 @@ import click
 
 from pgflo.cli import parse
 from pgflo.config import options as o
+from pgflo.errors import USAGE, PgfloError
 
 if TYPE_CHECKING:
     from pgflo.config.settings import NatsSettings
@@ -22,7 +23,7 @@ WATCH_S = 1.0
     "status",
     {
         "Group": (o.GROUP,),
-        "Output": (o.WATCH, o.JSON),
+        "Output": (o.WATCH, o.JSON, o.PROMETHEUS),
         "Source": o.SOURCE_SERVER,
         "Broker": o.NATS_SERVER,
     },
@@ -36,6 +37,8 @@ def command(values: parse.Values) -> None:
     from pgflo.cli import broker, runtime
     from pgflo.cli import values as read
 
+    if values.get(o.PROMETHEUS) and (values.get(o.JSON) or values.get(o.WATCH)):
+        raise PgfloError(USAGE, "--prometheus goes neither with --json nor with --watch")
     group = values.get(o.GROUP)
     nats = broker.locate(read.nats(values), read.state_dir(values), group)
     named = any(values.is_set(option) for option in (o.SOURCE, o.HOST, o.DBNAME))
@@ -49,7 +52,7 @@ async def _show(values: parse.Values, nats: NatsSettings, group: str, conninfo: 
     from rich.console import Console
     from rich.live import Live
 
-    from pgflo.status import show
+    from pgflo.status import metrics, show
     from pgflo.status.gather import gather
     from pgflo.status.record import opened
 
@@ -57,6 +60,9 @@ async def _show(values: parse.Values, nats: NatsSettings, group: str, conninfo: 
     console = Console(no_color=bool(values.get(o.NO_COLOR)) or None, highlight=False)
     async with opened(nats, group) as (broker, record):
         snapshot = await gather(broker, record, conninfo)
+        if values.get(o.PROMETHEUS):
+            click.echo(metrics.to_prometheus(snapshot), nl=False)
+            return
         if as_json:
             click.echo(show.to_json(snapshot))
         elif not watch:

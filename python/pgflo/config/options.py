@@ -453,6 +453,12 @@ OP = Option(
     choices=("insert", "update", "delete"),
     in_file=False,
 )
+PROMETHEUS = Option(
+    "prometheus",
+    "Print counts of sinks and rules in Prometheus' text format.",
+    Type.SWITCH,
+    in_file=False,
+)
 WATCH = Option("watch", "Stay, and show it again every second.", Type.SWITCH, in_file=False)
 TIMEOUT = Option(
     "timeout",
@@ -551,6 +557,7 @@ ALL: tuple[Option, ...] = tuple(
             OLD,
             OP,
             WATCH,
+            PROMETHEUS,
             TIMEOUT,
             KEEP,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -65,28 +65,52 @@ def bind(written: Written, tables: Sequence[TableRecord]) -> Bound:
     return Bound(spec, programs)
 
 
-def digests(bound: Bound | None, tables: Iterable[TableRecord]) -> dict[str, str]:
-    """Tell by a short text for each table what is made of it, where anything is."""
+def digests(bound: Bound | None, tables: Iterable[TableRecord]) -> dict[str, list[str]]:
+    """Tell for each table what is made of it, where anything is: a short text for each rule.
+
+    That is what kind of rule it is and on which column, or where a route leads, and a digest of the
+    rest of it, behind the last blank. Where it was written is not told.
+    """
     if bound is None:
         return {}
     told = {}
     for table in tables:
         names = {(table.schema, table.name), table.root, None}
         rules = [
-            dataclasses.astuple(dataclasses.replace(rule, label=""))
+            _digest(f"{rule.kind} {rule.column}", dataclasses.replace(rule, label=""))
             for rule in bound.spec.rules
             if rule.table in names
             and (rule.table or any(column.name == rule.column for column in table.columns))
         ]
         routes = [
-            dataclasses.astuple(_without_places(route))
+            _digest(f"route {'.'.join(route.destination or route.source)}", _without_places(route))
             for route in bound.spec.routes
             if route.source in names
         ]
         if rules or routes:
-            digest = hashlib.blake2b(repr((rules, routes)).encode(), digest_size=8)
-            told[f"{table.schema}.{table.name}"] = digest.hexdigest()
+            told[f"{table.schema}.{table.name}"] = rules + routes
     return told
+
+
+def _digest(title: str, what: Rule | Route) -> str:
+    written = repr(dataclasses.astuple(what)).encode()
+    return f"{title} {hashlib.blake2b(written, digest_size=8).hexdigest()}"
+
+
+def changes(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """Tell how two lists of `digests` differ: what is added, removed, changed, or merely moved."""
+    titles = [Counter(text.rpartition(" ")[0] for text in of) for of in (before, now)]
+    had, has = titles
+    gone = Counter(before) - Counter(now)
+    lost = Counter(text.rpartition(" ")[0] for text in gone.elements())
+    told = []
+    for title in sorted(had | has):
+        word = "added" if has[title] > had[title] else "removed"
+        if has[title] == had[title]:
+            word = "changed"
+        if has[title] != had[title] or lost[title]:
+            told.append(f"{title} {word}")
+    return told or (["order changed"] if list(before) != list(now) else [])
 
 
 def _without_places(route: Route) -> Route:

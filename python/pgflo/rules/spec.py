@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pgflo import _core
+from pgflo.broker.records import RuleRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,16 +99,29 @@ class Spec:
         return [rule.label for rule in self.rules] + [route.label for route in self.routes]
 
     @property
-    def titles(self) -> list[str]:
-        """What each of them is, in the same order, for people who look at counts."""
+    def counted(self) -> list[RuleRecord]:
+        """What each rule and then each route is, in the order in which they are counted."""
         rules = [
-            f"{'.'.join((*(rule.table or ('*', '*')), rule.column))} {rule.kind} ({rule.label})"
-            for rule in self.rules
+            RuleRecord(
+                number,
+                rule.kind,
+                ".".join(rule.table) if rule.table is not None else "*",
+                rule.column,
+                "",
+                rule.label,
+            )
+            for number, rule in enumerate(self.rules, 1)
         ]
         routes = [
-            f"{'.'.join(route.source)} → {'.'.join(route.destination or route.source)}"
-            f" ({route.label})"
-            for route in self.routes
+            RuleRecord(
+                number,
+                "route",
+                ".".join(route.source),
+                "",
+                ".".join(route.destination or route.source),
+                route.label,
+            )
+            for number, route in enumerate(self.routes, len(rules) + 1)
         ]
         return rules + routes
 

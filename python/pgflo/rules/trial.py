@@ -2,7 +2,8 @@
 
 Upstream: `pgflo rules test` and `pgflo rules lint`. Downstream: programs of the core: what is shown
 is what a worker would do.
-Invariant: without a database nothing is said that depends on a column's type or on the key.
+Invariant: without a database nothing is called a mistake that depends on a column's type or on the
+key.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pgflo.rules import models
 from pgflo.rules.bind import DEFAULT_SCHEMA
 from pgflo.rules.destinations import destined
 from pgflo.rules.read import UNQUALIFIED
+from pgflo.source.patterns import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pgflo.rules.bind import Bound
-    from pgflo.rules.read import Written
+    from pgflo.rules.read import Placed, Written
 
 TEXT_OID, BOOL_OID, INT8_OID, NUMERIC_OID = 25, 16, 20, 1700
 OPERATIONS = {"insert": "I", "update": "U", "delete": "D"}
@@ -41,6 +43,8 @@ class Outcome:
     """What is known of the row there, where that is not what the operation says."""
     values: Row
     dropped_by: str
+    changed_by: dict[str, list[str]]
+    """Column at the destination → where the rules stand that made another text of it."""
 
 
 def read_row(text: str, flag: str) -> tuple[Row, dict[str, int]]:
@@ -144,36 +148,76 @@ def outcomes(
     elif operation == "delete":
         before = table.identity == "f", [row.get(name) for name in names]
     new = [] if operation == "delete" else [row.get(name) for name in names]
-    trials, _ = program.trial(OPERATIONS[operation], before, new, len(labels))
+    trials, counts = program.trial(OPERATIONS[operation], before, new, len(labels))
+    changing: dict[str, list[str]] = {}
+    for number, _, changed in counts:
+        if changed:
+            rule = bound.spec.rules[number]
+            changing.setdefault(rule.column, []).append(f"{rule.kind} {rule.label}")
     return [
         Outcome(
             to.label,
             op,
             presence,
             dict(zip((here for _, here in to.columns), values, strict=False)),
-            "" if rule is None else labels[rule],
+            "" if dropping is None else labels[dropping],
+            {
+                here: changing[source]
+                for source, here in to.columns
+                if values and source in changing
+            },
         )
-        for to, (op, presence, rule, values) in zip(destined(table, bound), trials, strict=True)
+        for to, (op, presence, dropping, values) in zip(destined(table, bound), trials, strict=True)
     ]
 
 
 def unsure_deletes(written: Written, tables: Iterable[TableRecord]) -> list[str]:
-    """Name filters on columns that a DELETE does not carry."""
+    """Name filters on columns that a DELETE of these tables of the source does not carry."""
     notes = []
-    for each in written.rules:
-        rule = each.rule
-        if not isinstance(rule, models.FilterRule):
-            continue
+    for place, rule, name in _filters(written):
         for table in tables:
-            names = {column.name for column in table.columns}
-            concerns = each.table is None or is_named(table, each.table)
-            if not concerns or rule.column not in names:
+            is_told = table.identity == "f" or rule.column in table.key
+            if is_told or rule.column not in {column.name for column in table.columns}:
                 continue
-            if table.identity != "f" and rule.column not in table.key:
-                name = f"{table.schema}.{table.name}"
+            if name is None or is_named(table, name) or _is_root(table, name):
+                of = f"{quote(table.schema)}.{quote(table.name)}"
                 notes.append(
-                    f'{each.place}: changes of {name} do not tell "{rule.column}" as it was before:'
-                    f" a delete passes in any case. `ALTER TABLE {name} REPLICA IDENTITY FULL` at"
-                    " the source lets them"
+                    f'{place}: changes of {of} do not tell "{rule.column}" as it was before:'
+                    f" a delete {_becomes(rule)}. `ALTER TABLE {of} REPLICA IDENTITY FULL` at the"
+                    " source lets them"
                 )
     return notes
+
+
+def perhaps_unsure_deletes(written: Written) -> list[str]:
+    """Name all filters, where nobody knows which columns a DELETE carries."""
+    notes = []
+    for place, rule, name in _filters(written):
+        of = "its table" if name is None else ".".join(quote(part) for part in name if part)
+        notes.append(
+            f'{place}: if "{rule.column}" is no key of {of}, changes do not tell it as it was'
+            f" before: a delete {_becomes(rule)}. REPLICA IDENTITY FULL at the source lets them"
+        )
+    return notes
+
+
+def _filters(
+    written: Written,
+) -> Iterator[tuple[Placed, models.FilterRule, tuple[str, str] | None]]:
+    for each in written.rules:
+        if isinstance(each.rule, models.FilterRule):
+            yield each.place, each.rule, each.table
+
+
+def _becomes(rule: models.FilterRule) -> str:
+    """Tell what becomes of a delete that does not carry the column."""
+    allows = rule.allow_empty_deletes
+    if allows is None:
+        allows = rule.parameters.allow_empty_deletes
+    is_dropped = allows is False and "DELETE" in rule.operations
+    return "is dropped, and its row stays" if is_dropped else "passes in any case"
+
+
+def _is_root(table: TableRecord, name: tuple[str, str]) -> bool:
+    root = table.root
+    return root is not None and root[1] == name[1] and name[0] in (UNQUALIFIED, root[0])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pgflo.broker.connection import Broker
     from pgflo.broker.copy_progress import CopyProgress, TableProgress
     from pgflo.broker.record import GroupRecord, Record, SinkRecord, TableRecord
+    from pgflo.broker.records import RuleRecord
 
 log = structlog.get_logger("pgflo.status")
 
@@ -151,8 +152,8 @@ class SinkLook:
     """Indexes, constraints and triggers that are made after the rows."""
     schema_parts_done: int
     updated_at: str
-    rules: dict[str, list[int]]
-    """Rule or route → rows that it dropped, rows that it changed."""
+    rules: list[RuleRecord]
+    """What each rule and each route did, also before the worker's last start."""
     shards: list[ShardLook]
     """Empty when there is one: it is where the sink is."""
 
@@ -313,7 +314,7 @@ async def _sink(
         schema_parts=sink.schema_parts if current else 0,
         schema_parts_done=sink.schema_parts_done if current else 0,
         updated_at=sink.updated_at,
-        rules=sink.rules if current else {},
+        rules=sink.rules if current else [],
         shards=[
             ShardLook(
                 end_lsn=_core.lsn_format(shard.end_lsn),

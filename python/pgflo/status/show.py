@@ -158,8 +158,12 @@ def _rules(snapshot: Snapshot) -> RenderableType:
     for title in ("sink", "rule or route", "rows dropped", "rows changed"):
         table.add_column(title, justify="right" if title.startswith("rows") else "left")
     for sink in snapshot.sinks:
-        for label, (dropped, changed) in sink.rules.items():
-            table.add_row(sink.name, label, f"{dropped:,}", f"{changed:,}")
+        for rule in sink.rules:
+            what = f"{rule.table} → {rule.destination}"
+            if rule.kind != "route":
+                what = f"{rule.table}.{rule.column} {rule.kind}"
+            counts = (f"{rule.dropped_rows:,}", f"{rule.changed_rows:,}")
+            table.add_row(sink.name, f"{what} ({rule.place})", *counts)
     return table
 
 

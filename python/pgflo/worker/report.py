@@ -17,11 +17,13 @@ import structlog
 
 from pgflo.broker.records import ShardRecord, SinkRecord
 from pgflo.errors import PgfloError
+from pgflo.rules.bind import changes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
 
     from pgflo.broker.record import Record
+    from pgflo.broker.records import RuleRecord
     from pgflo.worker.shard import Mark
 
 log = structlog.get_logger("pgflo.worker")
@@ -42,8 +44,6 @@ class Report:
         self._record = record
         self._told = told
         self._changed = asyncio.Event()
-        self.titles: list[str] = []
-        """What each rule and each route is, by the number it is counted under."""
 
     @classmethod
     async def register(
@@ -123,26 +123,44 @@ class Report:
             )
         )
 
+    def begin_rules(self, rules: Sequence[RuleRecord]) -> None:
+        """Tell which rules and routes there are; counts of those that were there before go on."""
+        known = {rule.number: rule for rule in self._told.rules}
+        told = [
+            replace(rule, dropped_rows=was.dropped_rows, changed_rows=was.changed_rows)
+            if (was := known.get(rule.number)) is not None and rule.goes_on(was)
+            else rule
+            for rule in rules
+        ]
+        if told != self._told.rules:
+            self._change(replace(self._told, rules=told))
+
     def ruled(self, counts: Iterable[tuple[int, int, int]]) -> None:
-        """Tell what rules did: their numbers, rows dropped, rows changed."""
-        rules = {label: list(done) for label, done in self._told.rules.items()}
-        for number, dropped, changed in counts:
-            done = rules.setdefault(self.titles[number], [0, 0])
-            done[0] += dropped
-            done[1] += changed
+        """Tell what rules did: their places among all, from 0, rows dropped, rows changed."""
+        rules = list(self._told.rules)
+        for place, dropped, changed in counts:
+            rules[place] = replace(
+                rules[place],
+                dropped_rows=rules[place].dropped_rows + dropped,
+                changed_rows=rules[place].changed_rows + changed,
+            )
         if rules != self._told.rules:
             self._change(replace(self._told, rules=rules))
 
-    def compiled(self, programs: dict[str, str]) -> None:
-        """Tell what is made of each table, and log what that was otherwise until now."""
+    def compiled(self, programs: dict[str, list[str]]) -> None:
+        """Tell what is made of each table, and log how that was otherwise until now."""
         before = self._told.programs
-        changed = sorted(
-            table
-            for table in programs.keys() | before.keys()
-            if programs.get(table) != before.get(table)
-        )
+        changed = {
+            table: told
+            for table in sorted(programs.keys() | before.keys())
+            if (told := changes(before.get(table, []), programs.get(table, [])))
+        }
         if changed:
-            log.info("rules or routing are other than before", tables=", ".join(changed))
+            log.info(
+                "rules or routing are other than before",
+                tables=", ".join(changed),
+                changes="; ".join(f"{table}: {', '.join(told)}" for table, told in changed.items()),
+            )
             self._change(replace(self._told, programs=programs))
 
     def shards(self, stored: Sequence[Mark]) -> None:

@@ -204,8 +204,7 @@ class Worker:
             taken.position,
             taken.end_lsn,
         )
-        if self._bound is not None:
-            report.titles = self._bound.spec.titles
+        report.begin_rules(self._bound.spec.counted if self._bound is not None else [])
         report.compiled(digests(self._bound, view.tables.values()))
         loaded: set[int] = set()
         if is_copied(view):

@@ -141,23 +141,25 @@ impl Scratch {
         let start = out.len();
         let mut is_changed = false;
         for (transform, groups) in transforms.iter().zip(groups).filter(is_concerned) {
-            let is_text = if is_changed {
+            let before = if is_changed {
                 // Another one has written already: what it wrote is the text.
                 self.next.clear();
                 self.next
                     .extend_from_slice(out.get(start..).unwrap_or_default());
                 out.truncate(start);
-                transform.apply(&self.next, groups, out)
+                self.next.as_slice()
             } else {
-                transform.apply(text, groups, out)
+                text
             };
-            if !is_text {
+            if !transform.apply(before, groups, out) {
                 return Err(NotText { column });
             }
-            if let Some(counts) = counts.as_deref_mut() {
+            is_changed = true;
+            if let Some(counts) = counts.as_deref_mut()
+                && out.get(start..) != Some(before)
+            {
                 counts.changed(transform.rule);
             }
-            is_changed = true;
         }
         Ok(is_changed)
     }
