@@ -13,7 +13,6 @@ range at the destination; killing a replicator, a worker or the broker is killin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 from collections import Counter
@@ -60,11 +59,16 @@ class Figures:
     copies: int = 0
     ranges: int = 0
     again: int = 0
-    again_rows: int = 0
+    """Attempts at ranges beyond the first, under the same snapshot."""
     again_allowed: int = 0
+    """Copy processes that were killed, also with their replicator, or lost the broker."""
+    again_rows: int = 0
+    again_allowed_rows: int = 0
     thrown_rows: int = 0
+    """Rows that copy writers loaded and that were rolled back."""
     thrown_allowed_rows: int = 0
     renewed_rows: int = 0
+    """Rows of snapshots whose holder was killed: these may be copied twice."""
 
 
 class CopyUnderFire:
@@ -85,16 +89,17 @@ class CopyUnderFire:
         self._broker = broker
         self._pipeline = Pipeline(source, target, broker.url, directory, directory.name)
         stack.callback(self._pipeline.stop_all)
+        stack.push(self._show_logs)
         self._mirror = CopyMirror(broker.url, directory.name)
         self._chance = random.Random(f"{seed}/{directory.name}")
         self.kills: Counter[str] = Counter()
         self._log_begins: dict[Command, int] = {}
         self._load = Load(self._pipeline, seed)
         stack.callback(self._load.stop)
-        self._load.create(rows=120_000)
+        self._load.create(rows=90_000)
         source.execute(
             "INSERT INTO documents SELECT i, 0, repeat(md5(i::text), 200)"
-            " FROM generate_series(201, 3000) i"
+            " FROM generate_series(201, 2000) i"
         )
         count_loads(target, self._pipeline.tables())
         self._load.start()
@@ -138,9 +143,15 @@ class CopyUnderFire:
         figures.again += published.again
         figures.again_rows += published.again_rows
         figures.again_allowed += at_the_source
+        figures.again_allowed_rows += at_the_source * published.range_rows
         figures.thrown_rows += thrown_rows
         figures.thrown_allowed_rows += at_the_destination * published.range_rows
         figures.renewed_rows += published.renewed_rows
+
+    def _show_logs(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is not None:
+            for log in sorted(self._pipeline.directory.glob("*.log")):
+                print(f"--- {log.name}\n{log.read_text(errors='replace')[-6000:]}")  # noqa: T201
 
     def _replicate(self) -> Command:
         flags = ("--range-size", "8kB", "--max-copy-workers", str(LANES))
@@ -181,8 +192,10 @@ class CopyUnderFire:
                 if not isinstance(found, list):
                     return False
                 process = self._chance.choice(found)
-                with contextlib.suppress(psutil.NoSuchProcess):
+                try:
                     process.kill()
+                except psutil.NoSuchProcess:
+                    return self._kill(victim, over)  # it went with another one
                 psutil.wait_procs([process], timeout=10)
         return True
 

@@ -85,6 +85,12 @@ def test_rewrites_wait_for_the_copy_are_named_and_do_not_hold_it_up(pipeline: Pi
     source, target = pipeline.source, pipeline.target
     source.execute(TABLES, *(ROWS.format(sql.Identifier(name)) for name in REWRITES))
     pipeline.copy_schema()
+    # What a reader waits for in each table; a second by default.
+    source.execute(
+        sql.SQL("ALTER DATABASE {} SET deadlock_timeout = '100ms'").format(
+            sql.Identifier(source.name)
+        )
+    )
     target.execute("ALTER TABLE widened ALTER m TYPE bigint")
     flags = ("--range-size", "8kB", "--max-copy-workers-per-table", "1", "--max-copy-workers", "4")
     replicator = pipeline.replicate(*flags)

@@ -54,8 +54,9 @@ BLOCKED_REPORT_S = 5.0
 BEHIND_LOOK_S = 1.0
 """Seconds between two looks whether a reader waits behind a command that waits for us."""
 
-PASS_MS = 500
-"""Beyond the server's deadlock_timeout, after which it looks for circles and breaks them."""
+PASS_MS = 200
+"""Beyond the server's deadlock_timeout, after which it looks for circles and breaks them; a look
+that comes later still is made up for by the next wait."""
 
 READER_CLASS = 0x70676672
 """First half ("pgfr") of the advisory lock that readers share; the other is our backend's pid."""
