@@ -108,8 +108,8 @@ def test_broker_killed_while_streaming(
 def test_copy_process_killed_during_the_copy(
     pipeline: Pipeline, load: Load, chance: random.Random
 ) -> None:
-    # GIVEN a copy that takes a while: two thousand ranges of a page, one process
-    load.create(rows=150_000)
+    # GIVEN a copy that takes a while: hundreds of ranges of a page for each kill, one process
+    load.create(rows=20_000 * ROUNDS)
     load.start()
     replicator = pipeline.replicate("--range-size", "8kB", "--max-copy-workers", "1")
     pipeline.worker()
