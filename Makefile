@@ -82,7 +82,7 @@ test-unit: install ## what needs no server
 	$(PYTEST) -q tests/unit
 
 test-property: install ## generated input: the Rust core against the slow Python oracle, net effects against replay
-	$(PYTEST) -q tests/property
+	$(PYTEST) -q -n 2 --dist worksteal tests/property
 
 test-integration: install ## real PostgreSQL, real NATS
 	$(PYTEST) -q $(CROWDED) tests/integration
