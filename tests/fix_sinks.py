@@ -133,7 +133,7 @@ class AnySink:
         """Give what it brought, in the order in which it came."""
         raise NotImplementedError
 
-    def rows(self, table: str) -> Rows:
+    def rows(self, table: str, key: str = "id") -> Rows:  # noqa: ARG002 - events tell their key
         """Give the rows that a table has for whoever reads the sink; repeats are dropped by id."""
         first: dict[str, Event] = {}
         for event in self.events():
@@ -180,9 +180,9 @@ class ToPostgres(AnySink):
         """Name the destination."""
         return {"PG_FLO_TARGET": self.stream.target.dsn}
 
-    def rows(self, table: str) -> Rows:
+    def rows(self, table: str, key: str = "id") -> Rows:
         """Read the table."""
-        return source_rows(self.stream.target, table)
+        return source_rows(self.stream.target, table, key)
 
     def seen(self) -> bool:
         """Whether any table has rows."""
@@ -213,12 +213,10 @@ class ToStdout(AnySink):
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
         """By a device that is always full."""
-        kept = self.directory / "kept.jsonl"
         out = self.directory / "out.jsonl"
-        out.replace(kept)
         out.symlink_to("/dev/full")
         yield
-        kept.replace(out)
+        out.unlink()
 
 
 class ToFile(AnySink):
@@ -240,8 +238,8 @@ class ToFile(AnySink):
     def refusing(self) -> Iterator[None]:
         """By a directory where the next file should be: no permission keeps root from writing."""
         incarnation = self.stream.changes.incarnation.hex[:8]
-        in_the_way = self.files / f"g-{incarnation}-0000000002.jsonl.part"
-        in_the_way.mkdir()
+        in_the_way = self.files / f"g-{incarnation}-0000000001.jsonl.part"
+        in_the_way.mkdir(parents=True)
         yield
         in_the_way.rmdir()
 
