@@ -184,6 +184,8 @@ class CopyUnderFire:
             case "broker":
                 # A first start without a broker is an error, not an outage.
                 eventually(self._have_begun, "replicator and worker")
+                if over():
+                    return False
                 self._broker.kill()
                 self._load.wait_committed(self._chance.randrange(1, MOST_TRANSACTIONS))
                 self._broker.start()

@@ -116,13 +116,18 @@ def test_it_ends_when_every_sink_has_applied_all(
     assert not list((tmp_path / "files").glob("*.part"))
 
 
+@pytest.mark.parametrize("mode", ["--copy-and-stream", "--copy"])
 def test_a_reader_of_stdout_that_goes_away_ends_all_of_it_well(
-    source: Database, target: Database, tmp_path: Path
+    source: Database, target: Database, tmp_path: Path, mode: str
 ) -> None:
     fill(source, target)
+    # More than its broker keeps: a copy that nobody takes would never end.
+    source.execute("INSERT INTO a SELECT n, repeat('x', 1000) FROM generate_series(5001, 60000) n")
+    replicate = ("replicate", "--group", GROUP, mode, "--tables", "a")
+    limits = ("--stream-max-bytes", "32MB", "--snapshot-linger", "1s")
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pgflo", *COPY, "--to", "stdout:"],
+            [sys.executable, "-m", "pgflo", *replicate, *limits, "--to", "stdout:"],
             env=clean_environment(tmp_path, PG_FLO_SOURCE=source.dsn),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -24,6 +24,7 @@ REWRITES: dict[LiteralString, LiteralString] = {
     "clustered": "CLUSTER clustered USING clustered_pkey",
     "widened": "ALTER TABLE widened ALTER n TYPE bigint, ALTER m TYPE bigint",
     "emptied": "TRUNCATE emptied",
+    "above": "TRUNCATE above",
 }
 """By table. At the destination `m` is as it will be, and `n` as it was: the values fit."""
 
@@ -33,6 +34,8 @@ CREATE TABLE clustered (LIKE vacuumed INCLUDING ALL);
 CREATE TABLE widened (LIKE vacuumed INCLUDING ALL);
 CREATE TABLE whole (LIKE vacuumed INCLUDING ALL) PARTITION BY RANGE (id);
 CREATE TABLE emptied PARTITION OF whole FOR VALUES FROM (0) TO (10000);
+CREATE TABLE above (LIKE vacuumed INCLUDING ALL) PARTITION BY RANGE (id);
+CREATE TABLE below PARTITION OF above FOR VALUES FROM (0) TO (10000);
 """
 
 ROWS = sql.SQL("INSERT INTO {} SELECT i, -i, i, repeat('x', 100) FROM generate_series(1, 4000) i")
@@ -49,7 +52,7 @@ SELECT count(*) FROM moving WHERE id >= 19000 AND (ctid::text::point)[0] < 40
 
 
 @contextmanager
-def held_up(replicator: Command, processes: int) -> Iterator[None]:
+def held_up(replicator: Command, processes: int) -> Iterator[list[psutil.Process]]:
     """Keep a copy from getting on, as a slow disk might."""
 
     def all_of_them() -> list[psutil.Process] | None:
@@ -61,7 +64,7 @@ def held_up(replicator: Command, processes: int) -> Iterator[None]:
         process.suspend()
     try:
         assert not is_published(replicator), "the copy was over before it could be held up"
-        yield
+        yield found
     finally:
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -132,6 +135,41 @@ def test_rewrites_wait_for_the_copy_are_named_and_do_not_hold_it_up(pipeline: Pi
     assert source.value("SELECT count(*) FROM emptied") == 1
     assert '"group created"' in replicator.log.read_text()
     assert '"copying tables under a new snapshot"' not in replicator.log.read_text()
+
+
+def test_an_index_that_is_made_anew_does_not_hold_up_the_copy(
+    pipeline: Pipeline,
+) -> None:
+    # GIVEN two processes that read one table, each with a lock on its index
+    source = pipeline.source
+    source.execute(
+        "CREATE TABLE indexed (id int PRIMARY KEY, v text)",
+        "INSERT INTO indexed SELECT i, repeat('x', 100) FROM generate_series(1, 30000) i",
+    )
+    pipeline.copy_schema()
+    replicator = pipeline.replicate("--range-size", "8kB", "--max-copy-workers", "2")
+    pipeline.worker()
+    conn = source.connect()
+    reindex = threading.Thread(target=conn.execute, args=("REINDEX TABLE indexed",), daemon=True)
+    waiting = "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted"
+    readers = (
+        "SELECT count(DISTINCT pid) = 2 FROM pg_locks WHERE relation = 'indexed_pkey'::regclass"
+    )
+    while True:
+        with held_up(replicator, processes=2) as processes:
+            if not source.value(readers):
+                continue  # between two ranges
+            # WHEN the index is to be made anew, and a process comes to it behind that
+            reindex.start()
+            eventually(lambda: source.value(waiting, [conn.info.backend_pid]), "REINDEX that waits")
+            processes[0].kill()
+        break
+    # THEN the copy ends, and so does the command
+    eventually(lambda: is_published(replicator), "the copy published")
+    reindex.join(30)
+    assert not reindex.is_alive()
+    pipeline.wait_caught_up()
+    pipeline.assert_identical()
 
 
 def test_rows_that_move_between_ranges_while_these_are_copied_are_copied_once(

@@ -114,13 +114,13 @@ async def test_changed_rules_hold_from_the_restart_on_and_are_told(
     told = [entry["changes"] for entry in logs if "other than before" in entry["event"]]
     assert told == ["public.users: filter tenant removed"]
     assert [row[0][:2] for row in table_rows(stream.target, "users")] == ["(1", "(3"]
-    assert first["postgres"].programs.keys() == second["postgres"].programs.keys()
-    assert first["postgres"].programs != second["postgres"].programs
-    masks, filters = first["postgres"].rules
+    assert first["postgres"].rule_digests.keys() == second["postgres"].rule_digests.keys()
+    assert first["postgres"].rule_digests != second["postgres"].rule_digests
+    masks, filters = first["postgres"].rule_counts
     assert (filters.number, filters.kind, filters.table) == (2, "filter", "public.users")
     assert (filters.dropped_rows, masks.changed_rows) == (1, 1)
     # Counts go on with the rules that are still there.
-    (masks,) = second["postgres"].rules
+    (masks,) = second["postgres"].rule_counts
     assert (masks.kind, masks.column, masks.changed_rows) == ("mask", "email", 2)
 
 

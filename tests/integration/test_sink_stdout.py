@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,22 @@ async def test_a_full_disk_stops_it(to_stdout: ToStdout, stream: Stream) -> None
     full = ToFullDisk(stream, to_stdout.directory)
     assert await asyncio.to_thread(full.run) == Exit.SINK
     assert "No space left on device" in full.tail()
+
+
+async def test_a_name_that_another_kind_of_sink_had_is_refused(
+    to_stdout: ToStdout, stream: Stream
+) -> None:
+    stream.changes.source.execute("CREATE TABLE t (id int)", "INSERT INTO t VALUES (1)")
+    await stream.publish(stream.changes.envelopes())
+    assert await asyncio.to_thread(to_stdout.run) == Exit.DONE
+    # WHEN a name stands for a file, from one start to the next
+    known = (await stream.record.sinks())["stdout"]
+    await stream.record.put_sink(replace(known, kind="file"))
+    # THEN what that file has is not taken for printed
+    assert await asyncio.to_thread(to_stdout.run) == Exit.USAGE
+    told = to_stdout.failure()
+    assert "of the kind file, not stdout" in told["detail"]
+    assert "--sink stdout" in told["hint"]
 
 
 def test_pretty_shows_what_changed() -> None:

@@ -33,8 +33,8 @@ EXAMPLES: dict[Type, tuple[str, object]] = {
     Type.UNTIL: ("0/16B3748", "0/16B3748"),
     Type.SWITCH: ("true", True),
     Type.DESTINATIONS: (
-        "lake=file:///a%20b",
-        (Destination("file", o.FILE_OUTPUT_DIR, "/a b", "lake"),),
+        "lake=file:///a%20b#2?",
+        (Destination("file", o.FILE_OUTPUT_DIR, "/a b#2?", "lake"),),
     ),
 }
 IN_FILE = [option for option in o.ALL if option.in_file]

@@ -1,4 +1,4 @@
-"""What a sink did not take is named by table and position, whatever its values are."""
+"""What a sink did not take is named by table and position."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def test_the_first_of_the_events_is_named(events: bytes) -> None:
     error = PgfloError(errors.SINK_REJECTED, "no")
     place(error, events)
     assert error.context == {"table": "s.Odd t", "position": "0/A:1"}
+
+
+def test_values_that_python_cannot_read_leave_the_error_as_it_is() -> None:
+    deep = FIRST.replace(HUGE, b"[" * 100_000 + b"]" * 100_000)
+    error = PgfloError(errors.SINK_REJECTED, "no")
+    place(error, deep)
+    assert error.context == {}
 
 
 def test_an_error_that_tells_its_place_keeps_it() -> None:

@@ -177,6 +177,10 @@ class Record:
         found = await self._read_all("sink.*", SinkRecord)
         return {record.name: record for record, _ in found}
 
+    async def sink_names(self) -> list[str]:
+        """Tell which sinks are registered, also those whose records cannot be read."""
+        return [key.removeprefix("sink.") for key in await self._keys("sink.*")]
+
     async def put_sink(self, record: SinkRecord) -> None:
         """Write one sink: from the first time on it is registered."""
         check_sink(record.name)

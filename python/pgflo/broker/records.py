@@ -273,9 +273,9 @@ class SinkRecord(Stored):
     applied_changes: int = 0
     blocked_by: str = ""
     """A lock that the destination waits for, and who holds it; or a standby."""
-    rules: list[RuleRecord] = field(default_factory=list)
+    rule_counts: list[RuleRecord] = field(default_factory=list)
     """In the order of their numbers."""
-    programs: dict[str, list[str]] = field(default_factory=dict)
+    rule_digests: dict[str, list[str]] = field(default_factory=dict)
     """schema.table → digests of its rules, to tell what changed between two runs."""
     schema_parts: int = 0
     """Indexes, constraints and triggers that --target-sync-schema makes."""

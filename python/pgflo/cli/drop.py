@@ -145,7 +145,7 @@ async def _nobody_at_work(broker: Broker | None, group: str) -> AsyncIterator[No
     if record is None:
         yield
         return
-    keys = ["replicator", *(f"sink.{name}" for name in await record.sinks())]
+    keys = ["replicator", *(f"sink.{name}" for name in await record.sink_names())]
     leases = [await Lease.acquire(record, key, wait=False) for key in keys]
     try:
         yield

@@ -124,7 +124,8 @@ def _programs(
     without = set() if at_lsn else ENDING_NAMES
     source = settings.source.conninfo.get_secret_value()
     for sink in sinks:
-        if click.BOOL.convert(sink.environment.get(o.TARGET_SYNC_SCHEMA.env, "no"), None, None):
+        syncs = sink.environment.get(o.TARGET_SYNC_SCHEMA.env, "no")
+        if sink.kind == "postgres" and click.BOOL.convert(syncs, None, None):
             sink.environment.setdefault(o.SOURCE.env, source)
         kept = {key: value for key, value in sink.environment.items() if key not in without}
         worker_ends = settings.mode == "copy" or at_lsn

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pgflo.config.options import FILE_OUTPUT_DIR, TARGET, WEBHOOK_URL, Option
 
@@ -59,4 +59,4 @@ def read_named(text: str) -> Destination | None:
 
 def path_of(url: str) -> str:
     """Give the path of a `file:///` URL."""
-    return unquote(urlsplit(url).path)
+    return unquote(url.removeprefix("file://"))

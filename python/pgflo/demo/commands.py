@@ -8,7 +8,6 @@ gone when its context is left.
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import socket
@@ -20,6 +19,7 @@ import psutil
 
 from pgflo.errors import Exit, Kind, PgfloError, Retry
 from pgflo.supervisor.lifeline import SUPERVISOR_FD
+from pgflo.supervisor.tree import inherited_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,7 +55,7 @@ class Command:
         with log.open("wb") as stream, theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pgflo", *arguments],
-                env={**os.environ, **environment, SUPERVISOR_FD: str(theirs.fileno())},
+                env={**inherited_environment(), **environment, SUPERVISOR_FD: str(theirs.fileno())},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -139,7 +139,7 @@ def run_once(arguments: list[str], environment: Mapping[str, str], log: Path) ->
     with log.open("wb") as stream:
         done = subprocess.run(
             [sys.executable, "-m", "pgflo", *arguments],
-            env={**os.environ, **environment},
+            env={**inherited_environment(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stream,

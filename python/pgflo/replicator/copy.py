@@ -12,7 +12,8 @@ without the lock may be half of them. The copy ends only when every range of eve
 A crash between any two of these costs the range another attempt and nothing else. A process that
 dies, or a lane whose acknowledgement is lost, does the same. What ends the whole copy (a broken
 session, a broker that went back) leaves the ledger to the next run. No lane is further ahead of the
-ledger than one range: so a killed replicator costs each of its processes less than one, too.
+ledger than --range-size, its present range counted: so a killed replicator costs each of its
+processes no more.
 
 Small messages cross the pipes: tasks down, reports up. Rows never do.
 """

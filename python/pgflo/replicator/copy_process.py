@@ -47,6 +47,9 @@ TARGET_BODY_BYTES = 256 * 1024
 MAX_BODY_BYTES = 896 * 1024
 REPORT_INTERVAL_S = 0.25
 
+IDLE_S = 0.5
+"""Without a range for so long, a process keeps no lock."""
+
 
 @dataclass(frozen=True, slots=True)
 class CopyJob:
@@ -126,25 +129,33 @@ async def _serve(pipe: Connection, job: CopyJob) -> None:
         names = Names(job.group, job.incarnation)
         lane = await LanePublisher.open(broker, names, job.nats)
         async with await connect(job.conninfo, purpose=purpose) as conn:
-            await _enter_snapshot(conn, job.held)
+            await _prepare(conn)
             copier = _Copier(conn, lane, pipe, job, names, broker.max_payload_bytes)
-            while (task := await _next_task(pipe)) is not None:
+            while (task := await _next_task(pipe, copier)) is not None:
                 await copier.copy(task)
         await lane.close()
     finally:
         await broker.close()
 
 
-async def _enter_snapshot(conn: psycopg.AsyncConnection[Any], held: SnapshotRecord) -> None:
+async def _prepare(conn: psycopg.AsyncConnection[Any]) -> None:
     if conn.info.server_version >= 170000:
         await conn.execute("SET transaction_timeout = 0")
     await conn.execute("SET jit = off")
+
+
+async def _enter_snapshot(conn: psycopg.AsyncConnection[Any], held: SnapshotRecord) -> None:
     await conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     await import_snapshot(conn, held)
 
 
-async def _next_task(pipe: Connection) -> RangeTask | None:
-    await _readable(pipe.fileno())
+async def _next_task(pipe: Connection, copier: _Copier) -> RangeTask | None:
+    try:
+        async with asyncio.timeout(IDLE_S):
+            await _readable(pipe.fileno())
+    except TimeoutError:
+        await copier.rest()
+        await _readable(pipe.fileno())
     try:
         task: RangeTask | None = pipe.recv()
     except EOFError:
@@ -195,6 +206,8 @@ class _Copier:
             max_body_bytes=self._max_body_bytes,
             binary=task.is_binary,
         )
+        if self._conn.info.transaction_status == pq.TransactionStatus.IDLE:
+            await _enter_snapshot(self._conn, self._job.held)
         await self._start(task)
         try:
             await self._move_rows(packer)
@@ -206,6 +219,15 @@ class _Copier:
         else:
             seq = self._lane.stored_seq
             self._pipe.send(RangeReport("done", rows=packer.rows, bytes=packer.bytes, seq=seq))
+
+    async def rest(self) -> None:
+        """End the transaction, and with it our locks, until there is another range.
+
+        Who waits for one of them, to make an index anew perhaps, may be in the way of those whom
+        we wait for. While there are ranges it is kept: the next one would queue behind him.
+        """
+        if self._conn.info.transaction_status != pq.TransactionStatus.IDLE:
+            await self._conn.execute("ROLLBACK")
 
     async def _start(self, task: RangeTask) -> None:
         pgconn = self._conn.pgconn
@@ -234,7 +256,7 @@ class _Copier:
             raise psycopg.OperationalError("the session broke")
 
     async def _give_up(self) -> None:
-        """Cancel the COPY that still runs and enter the snapshot again."""
+        """Cancel the COPY that still runs and end its transaction."""
         if self._conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             await self._conn.cancel_safe()
             pump, state = open_pump(self._conn), PUMP_IDLE
@@ -244,7 +266,6 @@ class _Copier:
                     await _readable(self._conn.pgconn.socket)
             await self._conn.wait(generators.fetch_many(self._conn.pgconn))
         await self._conn.execute("ROLLBACK")
-        await _enter_snapshot(self._conn, self._job.held)
 
     def _tell_progress(self, packer: _core.CopyPacker) -> None:
         now = time.monotonic()

@@ -184,7 +184,7 @@ def unsure_deletes(written: Written, tables: Iterable[TableRecord]) -> list[str]
                 notes.append(
                     f'{place}: changes of {of} do not tell "{rule.column}" as it was before:'
                     f" a delete {_becomes(rule)}. `ALTER TABLE {of} REPLICA IDENTITY FULL` at the"
-                    " source lets them"
+                    " source lets them tell it"
                 )
     return notes
 
@@ -197,6 +197,7 @@ def perhaps_unsure_deletes(written: Written) -> list[str]:
         notes.append(
             f'{place}: if "{rule.column}" is no key of {of}, changes do not tell it as it was'
             f" before: a delete {_becomes(rule)}. REPLICA IDENTITY FULL at the source lets them"
+            " tell it"
         )
     return notes
 
@@ -204,8 +205,9 @@ def perhaps_unsure_deletes(written: Written) -> list[str]:
 def _filters(
     written: Written,
 ) -> Iterator[tuple[Placed, models.FilterRule, tuple[str, str] | None]]:
+    """Give the filters that deletes are asked by."""
     for each in written.rules:
-        if isinstance(each.rule, models.FilterRule):
+        if isinstance(each.rule, models.FilterRule) and "DELETE" in each.rule.operations:
             yield each.place, each.rule, each.table
 
 
@@ -214,8 +216,7 @@ def _becomes(rule: models.FilterRule) -> str:
     allows = rule.allow_empty_deletes
     if allows is None:
         allows = rule.parameters.allow_empty_deletes
-    is_dropped = allows is False and "DELETE" in rule.operations
-    return "is dropped, and its row stays" if is_dropped else "passes in any case"
+    return "is dropped, and its row stays" if allows is False else "passes in any case"
 
 
 def _is_root(table: TableRecord, name: tuple[str, str]) -> bool:

@@ -28,8 +28,8 @@ Refusal. Raising `PgfloError` refuses everything since the last commit. Its kind
 waiting helps: then the worker takes the sink over again after a pause and starts behind its
 position; otherwise it stops with the kind's exit code. No text of an error holds a row's values;
 the beginning of what a webhook's receiver answered is told as it is. What an `Outlet` raises from
-`write` gets table and position of the first of its lines, unless it tells a position. Any other
-exception is a defect: the process ends with a traceback.
+`write`, not from `commit`, gets table and position of the first of its lines, unless it tells a
+position. Any other exception is a defect: the process ends with a traceback.
 
 Position. `(commit_lsn, ordinal)` of the last change that is committed. `end_lsn` is what the source
 may forget up to once all sinks have it.

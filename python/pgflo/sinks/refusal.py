@@ -24,13 +24,17 @@ def unprintable(what: str, error: _core.DecodeError) -> PgfloError:
 def place(error: PgfloError, events: bytes) -> None:
     """Add table and position of the first of these events, unless the error tells them.
 
+    Nothing is added where a value is nested deeper than Python reads: PostgreSQL takes such JSON.
     `events`: lines, or an array as it is posted.
     """
     if "position" in error.context:
         return
     text = events if events.startswith(b"[") else events.partition(b"\n")[0]
     # Numbers stay text: there are some that Python does not read.
-    read = json.loads(text, parse_float=str, parse_int=str)
+    try:
+        read = json.loads(text, parse_float=str, parse_int=str)
+    except RecursionError:
+        return
     first = read[0] if isinstance(read, list) else read
     error.context["table"] = f"{first['schema']}.{first['table']}"
     error.context["position"] = f"{first['commit_lsn']}:{first['ordinal']}"

@@ -314,7 +314,7 @@ async def _sink(
         schema_parts=sink.schema_parts if current else 0,
         schema_parts_done=sink.schema_parts_done if current else 0,
         updated_at=sink.updated_at,
-        rules=sink.rules if current else [],
+        rules=sink.rule_counts if current else [],
         shards=[
             ShardLook(
                 end_lsn=_core.lsn_format(shard.end_lsn),

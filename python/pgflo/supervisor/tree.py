@@ -135,7 +135,8 @@ class Tree:
         while not stop.is_set():
             started = time.monotonic()
             ending = await self._once(program, stop)
-            if stop.is_set() or (ending.code == Exit.DONE and program.ends):
+            is_done = ending.code == Exit.DONE and ending.retry is not Retry.OPERATOR
+            if stop.is_set() or (is_done and program.ends):
                 self._note_late(program, ending, stop)
                 return
             if time.monotonic() - started > STEADY_S:
@@ -169,7 +170,8 @@ class Tree:
 
     def _note_late(self, program: Program, ending: Ending, stop: asyncio.Event) -> None:
         """Keep the code of a program that failed for good while it was being stopped."""
-        if stop.is_set() and ending.retry is Retry.OPERATOR and self._code == Exit.DONE:
+        failed = ending.retry is Retry.OPERATOR and ending.code != Exit.DONE
+        if stop.is_set() and failed and self._code == Exit.DONE:
             log.error("failed while stopping", program=program.name, exit_code=ending.code)
             self._code = ending.code
 

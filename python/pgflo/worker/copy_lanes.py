@@ -52,6 +52,9 @@ SHARED_LANE_PATIENCE_S = 0.2
 MOST_DEATHS = 5
 """Copy writers that may be killed while no range is committed; then the worker waits as well."""
 
+DEATH_PAUSE_S = 0.2
+"""Before another one takes the place of a killed one: a range that kills each is no busy loop."""
+
 LINE_EVERY_S = 10.0
 """Between two log lines that say how far the copy is."""
 
@@ -198,6 +201,7 @@ class CopyLanes:
             if not child.was_killed or len(self._children) == 1 or self._deaths > MOST_DEATHS:
                 raise error
             log.warning("a copy writer is started again", cause=error.detail)
+            await asyncio.sleep(DEATH_PAUSE_S)
             if number in self._idle:
                 self._idle.remove(number)
             await child.close(at_once=True)

@@ -72,8 +72,8 @@ class Report:
                 lane_seqs=known.lane_seqs,
                 commit_time_us=known.commit_time_us,
                 applied_changes=known.applied_changes,
-                rules=known.rules,
-                programs=known.programs,
+                rule_counts=known.rule_counts,
+                rule_digests=known.rule_digests,
             )
         elif known is not None:
             await record.drop_sink(name)
@@ -125,31 +125,31 @@ class Report:
 
     def begin_rules(self, rules: Sequence[RuleRecord]) -> None:
         """Tell which rules and routes there are; counts of those that were there before go on."""
-        known = {rule.number: rule for rule in self._told.rules}
+        known = {rule.number: rule for rule in self._told.rule_counts}
         told = [
             replace(rule, dropped_rows=was.dropped_rows, changed_rows=was.changed_rows)
             if (was := known.get(rule.number)) is not None and rule.goes_on(was)
             else rule
             for rule in rules
         ]
-        if told != self._told.rules:
-            self._change(replace(self._told, rules=told))
+        if told != self._told.rule_counts:
+            self._change(replace(self._told, rule_counts=told))
 
     def ruled(self, counts: Iterable[tuple[int, int, int]]) -> None:
         """Tell what rules did: their places among all, from 0, rows dropped, rows changed."""
-        rules = list(self._told.rules)
+        rules = list(self._told.rule_counts)
         for place, dropped, changed in counts:
             rules[place] = replace(
                 rules[place],
                 dropped_rows=rules[place].dropped_rows + dropped,
                 changed_rows=rules[place].changed_rows + changed,
             )
-        if rules != self._told.rules:
-            self._change(replace(self._told, rules=rules))
+        if rules != self._told.rule_counts:
+            self._change(replace(self._told, rule_counts=rules))
 
     def compiled(self, programs: dict[str, list[str]]) -> None:
         """Tell what is made of each table, and log how that was otherwise until now."""
-        before = self._told.programs
+        before = self._told.rule_digests
         changed = {
             table: told
             for table in sorted(programs.keys() | before.keys())
@@ -161,7 +161,7 @@ class Report:
                 tables=", ".join(changed),
                 changes="; ".join(f"{table}: {', '.join(told)}" for table, told in changed.items()),
             )
-            self._change(replace(self._told, programs=programs))
+            self._change(replace(self._told, rule_digests=programs))
 
     def shards(self, stored: Sequence[Mark]) -> None:
         """Tell where each shard stands. One alone is where the sink is, and is told nothing of."""

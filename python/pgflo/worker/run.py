@@ -242,6 +242,14 @@ class Worker:
         known = sinks.get(self._settings.sink)
         if known is not None and known.incarnation != view.group.incarnation:
             known = None
+        if known is not None and known.kind != self._to.kind:
+            raise PgfloError(
+                errors.USAGE,
+                f"sink {known.name} of group {self._settings.group} is of the kind {known.kind},"
+                f" not {self._to.kind}: where it stands means nothing here",
+                hint=f"Give another name, or forget that sink: `pgflo drop --group"
+                f" {self._settings.group} --sink {known.name}`.",
+            )
         ranges: Ranges = {}
         if known is not None:
             for record in (await self._record.copied(self._settings.sink)).values():

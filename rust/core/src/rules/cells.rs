@@ -68,6 +68,9 @@ pub(super) struct Scratch {
     groups: Vec<Vec<Option<CaptureLocations>>>,
 }
 
+/// A buffer that one value has grown beyond this is not kept: a program lives as long as its relation.
+const KEPT_BYTES: usize = 1024 * 1024;
+
 /// Whose values a tuple holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -160,6 +163,9 @@ impl Scratch {
             {
                 counts.changed(transform.rule);
             }
+        }
+        if self.next.capacity() > KEPT_BYTES {
+            self.next = Vec::new();
         }
         Ok(is_changed)
     }

@@ -401,7 +401,7 @@ impl<'a> Pass<'a> {
             Refused::Rules(format!("the value of \"{name}\" is none of its type"))
         };
         let mut is_cut = false;
-        let mut passed = 0_u64;
+        let (mut passed, mut counted) = (0_u64, false);
         for routed in &program.routes {
             let (op, presence) = match fate(program, routed, change.op, rows).map_err(unreadable)? {
                 Fate::Dropped(rule) => {
@@ -430,7 +430,9 @@ impl<'a> Pass<'a> {
                 self.output.push(next.bytes);
                 continue;
             }
-            let counts = (passed == 1).then_some(&mut self.counts);
+            // Once for each change, by the first row that is made of it.
+            let counts = (!counted && op != Op::Delete).then_some(&mut self.counts);
+            counted |= counts.is_some();
             let written = self.output.message(|out| {
                 write(
                     out,

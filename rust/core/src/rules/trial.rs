@@ -36,7 +36,7 @@ impl Program {
         let mut counts = Counts::of(rules);
         let mut scratch = Scratch::of(self);
         let mut trials = Vec::new();
-        let mut passed = false;
+        let mut counted = false;
         for routed in &self.routes {
             let fate = fate(self, routed, op, row)
                 .map_err(|Unreadable { column }| self.refusal(column, "none of its type"))?;
@@ -49,7 +49,7 @@ impl Program {
                         values.push(match row.after(*column) {
                             None | Some(Cell::Unchanged | Cell::Null) => None,
                             Some(Cell::Text(text) | Cell::Binary(text)) => {
-                                let counts = (!passed).then_some(&mut counts);
+                                let counts = (!counted).then_some(&mut counts);
                                 let changed = scratch
                                     .transformed(self, *column, text, Side::New(op), counts)
                                     .map_err(|NotText { column }| {
@@ -59,7 +59,7 @@ impl Program {
                             }
                         });
                     }
-                    passed = true;
+                    counted = true;
                 }
             }
             trials.push(Trial { fate, values });

@@ -72,6 +72,20 @@ fn filters_hold_for_every_route_and_a_row_is_counted_as_changed_once() {
 }
 
 #[test]
+fn a_row_that_moves_to_another_route_is_counted_as_changed_there() {
+    let routes = vec![
+        route("t_eu", &[], Some(("v", "eu"))),
+        route("t_us", &[], Some(("v", "us"))),
+    ];
+    let body = table(&["v"])
+        .update(OID, Some(("O", "1 eu")), "1 us")
+        .commit(100);
+    let rewritten = rewritten(spec(vec![mask("v")], routes), &body, NO_POSITION).unwrap();
+    let told: Vec<_> = rewritten.counts.told().collect();
+    assert_eq!(told, [(0, 0, 1)]);
+}
+
+#[test]
 fn operations_that_a_route_does_not_take_are_dropped() {
     let archive = || Route {
         operations: Operations::of(&[Op::Insert, Op::Update]),
