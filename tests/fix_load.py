@@ -53,6 +53,7 @@ class Load:
         self._changed = threading.Condition()
         self._done = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._starts = 0
 
     def create(self, *, rows: int = 20_000) -> None:
         """Create and fill the tables at the source, and their definitions at the destination."""
@@ -61,7 +62,8 @@ class Load:
         self.pipeline.copy_schema()
 
     def start(self, *, writers: int = 2) -> None:
-        """Begin to write."""
+        """Begin to write, after a `stop` as well: other changes then."""
+        self._starts += 1
         for number in range(writers):
             thread = threading.Thread(target=self._write, args=(number,), daemon=True)
             thread.start()
@@ -89,7 +91,7 @@ class Load:
         assert reached, f"the load did not commit {more} transactions in {LIMIT_S} s"
 
     def _write(self, number: int) -> None:
-        rng = random.Random(f"{self.seed}/{number}")
+        rng = random.Random(f"{self.seed}/{self._starts}/{number}")
         try:
             with psycopg.connect(self.pipeline.source_dsn) as conn:
                 while not self._done.is_set():
