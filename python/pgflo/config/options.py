@@ -119,9 +119,9 @@ MAX_COPY_WORKERS_PER_TABLE = Option(
 )
 MAX_COPY_WORKERS = Option(
     "max-copy-workers",
-    "Connections that read in all; 2 for each core.",
+    "Connections that read in all; 1 for each core, as copy writers have.",
     Type.INTEGER,
-    default=2 * CORES,
+    default=max(2, CORES),
     section="copy",
     key="max-workers",
     least=1,

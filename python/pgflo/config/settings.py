@@ -113,7 +113,7 @@ class CopySettings(Settings):
     """How the initial copy divides its work."""
 
     max_workers_per_table: int = Field(default=4, ge=1, le=256)
-    max_workers: int = Field(default=2 * CORES, ge=1, le=256)
+    max_workers: int = Field(default=max(2, CORES), ge=1, le=256)
     range_bytes: int = Field(default=DEFAULT_RANGE_BYTES, ge=8 * KIB)
     format: Literal["auto", "text", "binary"] = "auto"
     snapshot_linger_s: float = Field(default=DEFAULT_SNAPSHOT_LINGER_S, ge=0)
