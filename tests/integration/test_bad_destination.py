@@ -338,7 +338,8 @@ def limit_files(database: Database, limit: str) -> None:
     """Set the soft limit for sessions to come; the server does it, since it is its own user."""
     pid = (database.server.data / "postmaster.pid").read_text().split()[0]
     command = sql.Literal(f"prlimit --pid {pid} --fsize={limit}:")
-    database.execute(sql.SQL("COPY (SELECT) TO PROGRAM {}").format(command))
+    # No row: the command reads none, and may end before one could be written to it.
+    database.execute(sql.SQL("COPY (SELECT WHERE false) TO PROGRAM {}").format(command))
 
 
 async def test_a_full_disk_is_waited_out(stream: Stream, own_target: Database) -> None:
