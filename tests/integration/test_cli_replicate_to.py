@@ -116,18 +116,31 @@ def test_it_ends_when_every_sink_has_applied_all(
     assert not list((tmp_path / "files").glob("*.part"))
 
 
-@pytest.mark.parametrize("mode", ["--copy-and-stream", "--copy"])
-def test_a_reader_of_stdout_that_goes_away_ends_all_of_it_well(
-    source: Database, target: Database, tmp_path: Path, mode: str
+@pytest.mark.parametrize(
+    ("mode", "others", "code"),
+    [
+        ("--copy-and-stream", (), Exit.DONE),
+        ("--copy", (), Exit.DONE),
+        ("--copy", ("--to", "file:///{}/cut short"), Exit.SINK),
+    ],
+)
+def test_a_reader_of_stdout_that_goes_away_ends_all_of_it(
+    source: Database,
+    target: Database,
+    tmp_path: Path,
+    mode: str,
+    others: tuple[str, ...],
+    code: Exit,
 ) -> None:
     fill(source, target)
     # More than its broker keeps: a copy that nobody takes would never end.
     source.execute("INSERT INTO a SELECT n, repeat('x', 1000) FROM generate_series(5001, 60000) n")
     replicate = ("replicate", "--group", GROUP, mode, "--tables", "a")
+    to = (text.format(str(tmp_path).lstrip("/")) for text in others)
     limits = ("--stream-max-bytes", "32MB", "--snapshot-linger", "1s")
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pgflo", *replicate, *limits, "--to", "stdout:"],
+            [sys.executable, "-m", "pgflo", *replicate, *limits, "--to", "stdout:", *to],
             env=clean_environment(tmp_path, PG_FLO_SOURCE=source.dsn),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -138,7 +151,7 @@ def test_a_reader_of_stdout_that_goes_away_ends_all_of_it_well(
         with process.stdout as output:
             assert parse(output.readline())["op"] == "insert"
             children = descendants(of=process.pid)
-        assert process.wait(60) == Exit.DONE, (tmp_path / "log").read_text()
+        assert process.wait(60) == code, (tmp_path / "log").read_text()
         eventually(lambda: all(map(is_gone, children)), "the end of every child", limit_s=5)
     finally:
         with contextlib.suppress(ProcessLookupError):

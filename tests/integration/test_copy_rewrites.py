@@ -24,7 +24,6 @@ REWRITES: dict[LiteralString, LiteralString] = {
     "clustered": "CLUSTER clustered USING clustered_pkey",
     "widened": "ALTER TABLE widened ALTER n TYPE bigint, ALTER m TYPE bigint",
     "emptied": "TRUNCATE emptied",
-    "above": "TRUNCATE above",
 }
 """By table. At the destination `m` is as it will be, and `n` as it was: the values fit."""
 
@@ -34,8 +33,6 @@ CREATE TABLE clustered (LIKE vacuumed INCLUDING ALL);
 CREATE TABLE widened (LIKE vacuumed INCLUDING ALL);
 CREATE TABLE whole (LIKE vacuumed INCLUDING ALL) PARTITION BY RANGE (id);
 CREATE TABLE emptied PARTITION OF whole FOR VALUES FROM (0) TO (10000);
-CREATE TABLE above (LIKE vacuumed INCLUDING ALL) PARTITION BY RANGE (id);
-CREATE TABLE below PARTITION OF above FOR VALUES FROM (0) TO (10000);
 """
 
 ROWS = sql.SQL("INSERT INTO {} SELECT i, -i, i, repeat('x', 100) FROM generate_series(1, 4000) i")

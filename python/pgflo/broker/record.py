@@ -178,7 +178,7 @@ class Record:
         return {record.name: record for record, _ in found}
 
     async def sink_names(self) -> list[str]:
-        """Tell which sinks are registered, also those whose records cannot be read."""
+        """Tell which sinks are or were registered, also those whose records cannot be read."""
         return [key.removeprefix("sink.") for key in await self._keys("sink.*")]
 
     async def put_sink(self, record: SinkRecord) -> None:

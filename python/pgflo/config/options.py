@@ -119,7 +119,7 @@ MAX_COPY_WORKERS_PER_TABLE = Option(
 )
 MAX_COPY_WORKERS = Option(
     "max-copy-workers",
-    "Connections that read in all; 1 for each core, as copy writers have.",
+    "Connections that read in all; 1 for each core, at least 2.",
     Type.INTEGER,
     default=max(2, CORES),
     section="copy",

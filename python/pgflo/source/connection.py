@@ -36,6 +36,7 @@ PINNED_SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
 }
 """Session settings, given as startup options so that they also hold in a walsender.
 

@@ -78,14 +78,6 @@ WHERE oid = ANY (%s::oid[]) AND relfilenode IS DISTINCT FROM pg_relation_filenod
 """
 # The row comes from the snapshot, the function looks at what is now.
 
-_ROOTS = """
-SELECT DISTINCT n.nspname, c.relname FROM unnest(%s::oid[]) AS leaf (oid)
-CROSS JOIN LATERAL pg_partition_ancestors(leaf.oid::regclass) AS above (relid)
-JOIN pg_catalog.pg_class c ON c.oid = above.relid JOIN pg_catalog.pg_namespace n
-    ON n.oid = c.relnamespace
-WHERE c.oid <> ALL (%s::oid[]) AND has_table_privilege(c.oid, 'SELECT') ORDER BY 1, 2
-"""
-
 _IN_THE_WAY = """
 SELECT DISTINCT l.pid, l.relation::regclass::text FROM pg_catalog.pg_locks l
 WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation = ANY (%s::oid[])
@@ -233,17 +225,13 @@ def _lock(
 ) -> bool:
     """Lock the tables and export the snapshot; False when it is of no use, or to nobody."""
     oids = [oid for oid, _, _ in tables]
+    names = sql.SQL(", ").join(
+        sql.SQL("ONLY {}").format(sql.Identifier(*name)) for _, *name in tables
+    )
     # The first query fixes a snapshot of our own, before the locks: so both ways end in the same
     # check.
     row = conn.execute("SELECT pg_current_wal_lsn()::text").fetchone()
     lsn = lsn_parse(row[0]) if row else 0
-    # A command on a whole partitioned table would keep readers from the root, by a lock that it has
-    # already, while it waits for us at a partition.
-    roots = conn.execute(_ROOTS, (oids, oids)).fetchall()
-    names = sql.SQL(", ").join(
-        sql.SQL("ONLY {}").format(sql.Identifier(*name))
-        for name in (*roots, *(name for _, *name in tables))
-    )
     report_at = time.monotonic()
     while tables:
         conn.execute("SAVEPOINT before_locks")

@@ -37,6 +37,8 @@ STEADY_S = 60.0
 DEFECTS_IN_A_ROW = 5
 """So many unexpected errors right after the start will not heal."""
 LOOK_AGAIN_S = 1.0
+REPLICATOR_AND_SINK = 2
+"""Programs of a tree with a single sink."""
 KILL_AFTER_S = 27.0
 """The programs themselves give up draining after 25 s."""
 
@@ -162,8 +164,12 @@ class Tree:
         """End all of them with this one."""
         self._failed.set()
         if ending.code == Exit.DONE and ending.retry is Retry.OPERATOR:
-            # It has no use any more, and nothing failed: nobody reads its output.
-            log.info("stopped for good, so the others stop too", program=program.name)
+            # It has no use any more, and nothing failed: nobody reads its output. Where it is not
+            # the only sink, others are cut short by that: no success.
+            is_alone = len(self.programs) <= REPLICATOR_AND_SINK
+            tell = log.info if is_alone else log.error
+            tell("stopped for good, so the others stop too", program=program.name)
+            self._code = int(Exit.DONE if is_alone else Exit.SINK)
             return
         log.error("stopped for good", program=program.name, exit_code=ending.code)
         self._code = ending.code if ending.code > 0 else int(Exit.INTERNAL)
@@ -173,7 +179,7 @@ class Tree:
         failed = ending.retry is Retry.OPERATOR and ending.code != Exit.DONE
         if stop.is_set() and failed and self._code == Exit.DONE:
             log.error("failed while stopping", program=program.name, exit_code=ending.code)
-            self._code = ending.code
+            self._code = ending.code if ending.code > 0 else int(Exit.INTERNAL)
 
     def _may_restart(self, ending: Ending, failures: int) -> bool:
         if ending.retry is Retry.OPERATOR:
